@@ -1,0 +1,34 @@
+"""Who moved this prediction? One file a method, all behind `contracts.Method`; `METHODS` names them."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+from explorer.contracts import Method
+from explorer.errors import SettingsError
+from explorer.influence.gradient_dot import GradientDot
+from explorer.influence.last_layer import LastLayer
+
+METHODS: dict[str, type[LastLayer] | type[GradientDot]] = {LastLayer.name: LastLayer, GradientDot.name: GradientDot}
+
+
+def method_from(name: str, settings: Mapping[str, Any] | None = None) -> Method:
+    """A method by name with its settings.
+
+    Raises:
+        SettingsError: the name is unknown, or a setting is not one of the method's.
+    """
+    if name not in METHODS:
+        raise SettingsError(f"Expected a method out of {', '.join(METHODS)}; found {name!r}. Choose one of these.")
+    known = {field.name for field in fields(METHODS[name])}
+    wrong = sorted(set(settings or {}) - known)
+    if wrong:
+        raise SettingsError(
+            f"Expected settings of {name} out of {sorted(known) or 'none'}; found {wrong}. Leave these out."
+        )
+    return METHODS[name](**(settings or {}))
+
+
+def method_spec(method: LastLayer | GradientDot) -> dict[str, Any]:
+    """JSON-ready name and settings; `method_from(**spec)` gives an equal method."""
+    return {"name": method.name, "settings": asdict(method)}

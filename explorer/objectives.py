@@ -1,0 +1,100 @@
+"""What was the model trained for, and what does a query ask about, in terms of the model's raw outputs?
+
+Closed forms for cross-entropy and squared error with their first and second derivatives with respect to the
+outputs. Knows no model, no parameters and no influence method.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from explorer.contracts import Objective, Target, Task
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """Softmax classification: outputs are logits `[b, classes]`, targets int64 `[b]`.
+
+    Both targets of a query are log-probabilities in nats: of the given label, or of the model's own answer.
+    """
+
+    task: ClassVar[Task] = "classification"
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """−log p(target), `[b]`."""
+        return functional.cross_entropy(outputs, targets, reduction="none")
+
+    def loss_gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Softmax minus one-hot, `[b, classes]`."""
+        return outputs.softmax(1) - functional.one_hot(targets, outputs.shape[1])
+
+    def loss_curvature(self, outputs: Tensor) -> Tensor:
+        """diag(p) − p pᵀ, `[b, classes, classes]`; the same for every target."""
+        p = outputs.softmax(1)
+        return torch.diag_embed(p) - p.unsqueeze(2) * p.unsqueeze(1)
+
+    def measure(self, outputs: Tensor, targets: Tensor, target: Target) -> Tensor:
+        """log p of the label or of the model's own answer, `[b]`."""
+        return -self.loss(outputs, self._asked(outputs, targets, target))
+
+    def measure_gradient(self, outputs: Tensor, targets: Tensor, target: Target) -> Tensor:
+        """One-hot of what is asked minus softmax, `[b, classes]` (the answer itself is held fixed)."""
+        return -self.loss_gradient(outputs, self._asked(outputs, targets, target))
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        """The most probable class, int64 `[b]`."""
+        return outputs.argmax(1)
+
+    def _asked(self, outputs: Tensor, targets: Tensor, target: Target) -> Tensor:
+        return targets if target == "label" else self.predict(outputs)
+
+
+@dataclass(frozen=True)
+class SquaredError:
+    """Least squares on one output: outputs `[b, 1]`, targets float `[b]`, loss ½(output − target)².
+
+    `label` asks about −½ squared error, `prediction` about the output itself (more is "towards").
+    """
+
+    task: ClassVar[Task] = "regression"
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """½(output − target)², `[b]`."""
+        return 0.5 * (outputs[:, 0] - targets).square()
+
+    def loss_gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Output − target, `[b, 1]`."""
+        return outputs - targets.unsqueeze(1)
+
+    def loss_curvature(self, outputs: Tensor) -> Tensor:
+        """One, `[b, 1, 1]`."""
+        return torch.ones(len(outputs), 1, 1, dtype=outputs.dtype, device=outputs.device)
+
+    def measure(self, outputs: Tensor, targets: Tensor, target: Target) -> Tensor:
+        """−½(output − target)², or the output, `[b]`."""
+        return -self.loss(outputs, targets) if target == "label" else outputs[:, 0]
+
+    def measure_gradient(self, outputs: Tensor, targets: Tensor, target: Target) -> Tensor:
+        """Target − output, or one, `[b, 1]`."""
+        return -self.loss_gradient(outputs, targets) if target == "label" else torch.ones_like(outputs)
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        """The output, `[b]`."""
+        return outputs[:, 0]
+
+
+def for_task(task: Task) -> Objective:
+    """The objective the project trains and explains for a task."""
+    return CrossEntropy() if task == "classification" else SquaredError()
+
+
+def measure_unit(task: Task, target: Target) -> str:
+    """The unit of a query's measure, as shown beside every influence."""
+    if task == "classification":
+        return "nats of log-probability"
+    return "½ squared error" if target == "label" else "units of the output"
