@@ -129,7 +129,7 @@ class FittedLastLayer:
 
     def _solve(self, gradients_: Tensor) -> Tensor:
         solved: Tensor = torch.cholesky_solve(gradients_.T.contiguous(), self.factor)
-        return solved.T
+        return solved.transpose(0, 1)
 
 
 def _factor(hessian: Tensor, decay: float, damping: float) -> Tensor:

@@ -1,0 +1,198 @@
+"""What does a run directory hold? The reader that pages, exports and the job itself share.
+
+Reads only what is there: every accessor says whether its part is done, so that a run can be browsed while it grows.
+Writes nothing and computes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from explorer.contracts import FORMAT_VERSION, ImagePreview, Preview, TablePreview, Target, Task
+from explorer.errors import RunError
+from explorer.store.files import bundle, read_json
+
+Split = Literal["train", "test"]
+BLOCK = 256
+"""Queries per score block: one file of top lists, one of int8 rows."""
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What the data of a run is, from `data.json`."""
+
+    name: str
+    task: Task
+    classes: tuple[str, ...]
+    train: int
+    test: int
+    preview: Literal["image", "table"]
+    features: tuple[str, ...]
+    notes: tuple[str, ...]
+    flipped: int
+    copies: int
+
+
+@dataclass(frozen=True)
+class TopList:
+    """The strongest training examples of one query, strongest first: rows and influences of both signs.
+
+    `total` is Σ|influence| over the whole training set, the denominator of every share; `agreement` is the Spearman
+    correlation with the second method; `overlap` how many of its ten strongest of each sign, out of 20, are shared.
+    """
+
+    towards: NDArray[np.int64]
+    towards_influence: NDArray[np.float32]
+    away: NDArray[np.int64]
+    away_influence: NDArray[np.float32]
+    total: float
+    agreement: float
+    overlap: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """Influence of every training example on one query as int8 `[train]`; ±127 stands for ±`scale` and beyond."""
+
+    values: NDArray[np.int8]
+    scale: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory, open for reading."""
+
+    path: Path
+    spec: Mapping[str, Any]
+
+    @classmethod
+    def at(cls, path: Path) -> Self:
+        """Open the directory.
+
+        Raises:
+            RunError: it is no run, or was written by another format version.
+        """
+        spec = read_json(path / "spec.json")
+        version = spec.get("format_version") if isinstance(spec, dict) else None
+        if version != FORMAT_VERSION:
+            raise RunError(
+                f"Expected a run of format version {FORMAT_VERSION} in {path}; found version {version}. Open it with the "
+                "explorer that wrote it, or compute it again with this one."
+            )
+        return cls(path, spec)
+
+    @property
+    def key(self) -> str:
+        """The run's name."""
+        return self.path.name
+
+    def has(self, name: str) -> bool:
+        """Whether a file of the run is there (and therefore whole)."""
+        return (self.path / name).exists()
+
+    @property
+    def browsable(self) -> bool:
+        """Whether a first answer can be shown: data, a map and the first block of scores are there."""
+        return all(
+            self.has(name) for name in ("queries.parquet", "coordinates-pca.npy", "fitted.json", block_name("label", 0))
+        )
+
+    def meta(self) -> Meta:
+        """What the data is."""
+        raw = read_json(self.path / "data.json")
+        for name in ("classes", "features", "notes"):
+            raw[name] = tuple(raw[name])
+        return Meta(**raw)
+
+    def table(self, name: str) -> pd.DataFrame:
+        """One of `train` (row, id, label, true_label, copy_of), `test`, `queries`, `memorization`."""
+        return pd.read_parquet(self.path / f"{name}.parquet")
+
+    def array(self, name: str) -> NDArray[Any]:
+        """One `.npy` of the run, mapped into memory."""
+        mapped: NDArray[Any] = np.load(self.path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        return mapped
+
+    def layouts(self) -> list[str]:
+        """Maps that are ready, best last."""
+        return [name for name in ("pca", "umap") if self.has(f"coordinates-{name}.npy")]
+
+    def training_log(self, field: str) -> NDArray[np.float32] | None:
+        """`loss`, `confidence`, `correct` `[epochs, train]` or `measure` `[epochs, test]`; None without a log."""
+        files = sorted((self.path / "training").glob("epoch-*.safetensors"))
+        return np.stack([bundle(file)[field] for file in files]) if files else None
+
+    def plan(self, target: Target) -> NDArray[np.int64]:
+        """Test rows whose influence is computed for `target`, in the order of computation."""
+        return np.asarray(self.array(f"plan-{target}"))
+
+    def resolve(self, query: int, target: Target) -> tuple[Target, int] | None:
+        """The target and position under which a query's scores are kept; None when they are not planned.
+
+        A right prediction is its label: both targets ask the same, and the scores are kept once.
+        """
+        for name in (target, "label") if target == "prediction" and not self._targets_differ(query) else (target,):
+            position = np.flatnonzero(self.plan(name) == query)
+            if len(position):
+                return name, int(position[0])
+        return None
+
+    def top(self, query: int, target: Target) -> TopList | None:
+        """The strongest examples of a query; None while they are not computed."""
+        place = self.resolve(query, target)
+        if place is None or not self.has(block_name(*place)):
+            return None
+        stored = bundle(self.path / block_name(*place))
+        at = place[1] % BLOCK
+        return TopList(
+            stored["towards"][at].astype(np.int64),
+            stored["towards_influence"][at],
+            stored["away"][at].astype(np.int64),
+            stored["away_influence"][at],
+            float(stored["total"][at]),
+            float(stored["agreement"][at]),
+            float(stored["overlap"][at]),
+        )
+
+    def row(self, query: int, target: Target) -> Row | None:
+        """The int8 influence row of a query; None while it is not computed."""
+        place = self.resolve(query, target)
+        if place is None or not self.has(block_name(*place)):
+            return None
+        at = place[1] % BLOCK
+        values = np.load(self.path / rows_name(*place), mmap_mode="r", allow_pickle=False)[at]
+        return Row(np.asarray(values), float(bundle(self.path / block_name(*place))["scale"][at]))
+
+    def ready(self) -> NDArray[np.int64]:
+        """Test rows whose influence for the label can be shown now."""
+        plan = self.plan("label")
+        blocks = -(-len(plan) // BLOCK)
+        done = [plan[b * BLOCK : (b + 1) * BLOCK] for b in range(blocks) if self.has(block_name("label", b * BLOCK))]
+        return np.concatenate(done) if done else plan[:0]
+
+    def preview(self, split: Split, row: int) -> Preview:
+        """What a person sees of one example."""
+        values = np.asarray(self.array(f"preview-{split}")[row])
+        if not self.has(f"unusual-{split}.npy"):
+            return ImagePreview(values)
+        return TablePreview(self.meta().features, values, np.asarray(self.array(f"unusual-{split}")[row]))
+
+    def _targets_differ(self, query: int) -> bool:
+        return bool((self.plan("prediction") == query).any())
+
+
+def block_name(target: Target, position: int) -> str:
+    """File of top lists and scales of the block that holds a planned position."""
+    return f"scores/{target}/{position // BLOCK:05d}.safetensors"
+
+
+def rows_name(target: Target, position: int) -> str:
+    """File of int8 rows of the block that holds a planned position."""
+    return f"scores/{target}/{position // BLOCK:05d}.npy"
