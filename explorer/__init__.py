@@ -1,0 +1,9 @@
+"""Which training examples made the model say that? `explain` answers with a table, `show` with a page.
+
+Influence is signed one way everywhere: positive = helpful, removing the example would make the answer worse.
+"""
+
+from explorer.api import explain, open_run, show
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "explain", "open_run", "show"]

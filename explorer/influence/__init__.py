@@ -9,6 +9,8 @@ from explorer.errors import SettingsError
 from explorer.influence.gradient_dot import GradientDot
 from explorer.influence.last_layer import LastLayer
 
+__all__ = ["METHODS", "GradientDot", "LastLayer", "method_from", "method_spec"]
+
 METHODS: dict[str, type[LastLayer] | type[GradientDot]] = {LastLayer.name: LastLayer, GradientDot.name: GradientDot}
 
 

@@ -62,8 +62,7 @@ class FittedGradientDot:
 
     def weighted(self, queries: Queries, weights: Tensor, progress: Progress = silent) -> Tensor:
         """Weighted sums over queries `[k, train]`, the gradients summed first."""
-        features, pulls = gradients.query_pass(self.subject, queries)
-        directions = weights.double() @ linear.outer(pulls, features)
+        directions = gradients.weighted_gradients(self.subject, queries, weights)
         return linear.contract(directions, self.features, self.errors, progress).float()
 
     def self_influence(self, progress: Progress = silent) -> Tensor:

@@ -5,7 +5,7 @@ respect to the last layer's weight is the outer product of two rows found here; 
 """
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ class Head:
     is_whole_model: bool
 
     @classmethod
-    def of(cls, model: nn.Module, inputs: Tensor) -> Self:
+    def of(cls, model: nn.Module, inputs: Tensor) -> "Head":
         """Find the head by running `inputs` once.
 
         Raises:
@@ -84,8 +84,8 @@ def head_pass(
     """
     features: list[Tensor] = []
     outputs: list[Tensor] = []
-    seen: list[Tensor] = []
-    hook = head.layer.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    seen: list[tuple[Tensor, Tensor]] = []
+    hook = head.layer.register_forward_hook(lambda _, args, out: seen.append((args[0], out)))
     try:
         with _inference(subject.model):
             for start in range(0, len(rows), BATCH):
@@ -93,7 +93,14 @@ def head_pass(
                 progress(start, len(rows), "features")
                 seen.clear()
                 output = subject.model(_as_model_input(subject.model, examples.batch(block)))
-                features.append(seen[0].detach().cpu())
+                feature, raw = seen[0]
+                if raw is not output and bool(torch.isfinite(output).all()) and not _same(raw, output):
+                    raise ModelError(
+                        f"Expected the model's output to be what its final nn.Linear returns; found it changed after "
+                        f"{head.name or 'that layer'} for some of rows {block[0]}..{block[-1]}. Return the raw outputs "
+                        "of the final layer: no function after it."
+                    )
+                features.append(feature.detach().cpu())
                 outputs.append(output.detach().double().cpu())
     finally:
         hook.remove()
@@ -153,11 +160,26 @@ def train_pass(subject: Subject, progress: Progress = silent) -> TrainPass:
 
 def query_pass(subject: Subject, queries: Queries) -> tuple[Float[Tensor, "query p"], Float[Tensor, "query k"]]:
     """Features and measure gradients of the queries, both float64; ∇m_q is their outer product (k by p)."""
+    if not len(queries.rows):
+        raise DataError("Expected at least one query; found none. Name the test rows to explain.")
     head = Head.of(subject.model, queries.examples.batch(queries.rows[:1]))
     seen = head_pass(subject, head, queries.examples, queries.rows)
     targets = targets_of(queries.examples, queries.rows, seen.outputs.shape[1])
     pulls = subject.objective.measure_gradient(seen.outputs, targets, queries.target)
     return seen.features.double(), pulls
+
+
+def weighted_gradients(subject: Subject, queries: Queries, weights: Float[Tensor, "w query"]) -> Float[Tensor, "w kp"]:
+    """Σ_q weights[w, q] ∇m_q in float64, in blocks of queries: memory does not grow with their number."""
+    total: Tensor | None = None
+    for start in range(0, len(queries.rows), BATCH):
+        block = Queries(queries.examples, queries.rows[start : start + BATCH], queries.target)
+        features, pulls = query_pass(subject, block)
+        part = weights[:, start : start + BATCH].double() @ (pulls.unsqueeze(2) * features.unsqueeze(1)).flatten(1)
+        total = part if total is None else total + part
+    if total is None:
+        raise DataError("Expected at least one query; found none. Name the test rows to explain.")
+    return total
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

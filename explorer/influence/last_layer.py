@@ -75,7 +75,7 @@ class LastLayer:
 
     def restore(self, subject: Subject, tensors: Mapping[str, Tensor], stats: Mapping[str, Any]) -> Fitted:
         """The fitted method from `tensors()` and `stats`."""
-        return FittedLastLayer(subject, tensors["features"], tensors["errors"], tensors["factor"], dict(stats))
+        return FittedLastLayer(subject, tensors["features"], tensors["errors"], tensors["factor"].mT, dict(stats))
 
     def _rule(self, whole: bool, decay: float) -> str:
         if self.damping is not None:
@@ -115,8 +115,7 @@ class FittedLastLayer:
 
     def weighted(self, queries: Queries, weights: Tensor, progress: Progress = silent) -> Tensor:
         """Weighted sums over queries `[k, train]`: the gradients are summed first, then solved once."""
-        features, pulls = gradients.query_pass(self.subject, queries)
-        directions = weights.double() @ linear.outer(pulls, features)
+        directions = gradients.weighted_gradients(self.subject, queries, weights)
         return linear.contract(self._solve(directions), self.features, self.errors, progress).float()
 
     def self_influence(self, progress: Progress = silent) -> Tensor:
@@ -124,8 +123,8 @@ class FittedLastLayer:
         return linear.self_products(self.factor, self.features, self.errors, progress).float()
 
     def tensors(self) -> dict[str, Tensor]:
-        """`features`, `errors`, `factor`."""
-        return {"features": self.features, "errors": self.errors, "factor": self.factor}
+        """`features`, `errors`, and `factor` transposed: columns come first in memory, and files want rows."""
+        return {"features": self.features, "errors": self.errors, "factor": self.factor.mT.contiguous()}
 
     def _solve(self, gradients_: Tensor) -> Tensor:
         solved: Tensor = torch.cholesky_solve(gradients_.T.contiguous(), self.factor)
@@ -133,6 +132,7 @@ class FittedLastLayer:
 
 
 def _factor(hessian: Tensor, decay: float, damping: float) -> Tensor:
+    factor: Tensor
     factor, failed = torch.linalg.cholesky_ex(hessian)
     smallest = factor.diagonal().min() / factor.diagonal().max() if not failed else torch.tensor(0.0)
     if failed or not torch.isfinite(smallest) or smallest < 1e-7:

@@ -26,10 +26,11 @@ def curvature(
     n, p = features.shape
     k = outputs.shape[1]
     hessian = torch.zeros(k, p, k, p, dtype=torch.float64)
-    for start in range(0, n, ROWS):
+    step = max(1, SOLVE_ELEMENTS // (k * p))
+    for start in range(0, n, step):
         progress(start, n, "curvature")
-        h = features[start : start + ROWS].double()
-        w = objective.loss_curvature(outputs[start : start + ROWS].double())
+        h = features[start : start + step].double()
+        w = objective.loss_curvature(outputs[start : start + step].double())
         for c in range(k):
             weighted = (w[:, c, c:].unsqueeze(2) * h.unsqueeze(1)).reshape(len(h), -1)
             hessian[c, :, c:, :] += (h.T @ weighted).reshape(p, k - c, p)
@@ -37,7 +38,7 @@ def curvature(
         for d in range(c):
             hessian[c, :, d, :] = hessian[d, :, c, :].T
     progress(n, n, "curvature")
-    return hessian.reshape(k * p, k * p) / n
+    return hessian.reshape(k * p, k * p).div_(n)
 
 
 def outer(pulls: Float[Tensor, "q k"], features: Float[Tensor, "q p"]) -> Float[Tensor, "q kp"]:

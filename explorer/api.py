@@ -1,0 +1,221 @@
+"""What does a user call from Python? `explain` for a table, `show` for the page, `open_run` for a finished run.
+
+Takes models, arrays, tensors and torch Datasets as they are; converts and checks them at the door. Imports nothing
+heavy until it is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from explorer.contracts import Dataset, RunSpec, Target
+from explorer.errors import DataError, ModelError, SettingsError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from explorer.store import Run
+
+
+def explain(
+    model: nn.Module,
+    train: Any,
+    test: Any,
+    query: int | Iterable[int] = 0,
+    *,
+    weight_decay: float = 0.0,
+    damping: float | None = None,
+    target: Target = "label",
+    method: str = "last-layer",
+) -> pd.DataFrame:
+    """All training examples ranked by their influence on one or several test predictions, most helpful first.
+
+    Args:
+        model: trained network that ends in an `nn.Linear` (raw logits, or one regression value).
+        train: `(inputs, targets)` arrays or tensors, or a torch Dataset of such pairs; integer targets are classes
+            0..C-1, real ones are regression. Inputs reach the model as they are, in float32.
+        test: the same, held out.
+        query: row or rows of `test`.
+        weight_decay: coefficient wd of (wd/2)‖θ‖² in the training objective (mean loss).
+        damping: λ >= 0 added to the curvature; None chooses (see `LastLayer`). Not a setting of gradient-dot.
+        target: "label" explains the log-probability of the given label (−½ squared error), "prediction" that of the
+            model's own answer (the output itself).
+        method: "last-layer" or "gradient-dot".
+
+    Returns:
+        One row per query and training example: `query, rank, row, id, influence, share, label, prediction,
+        self_influence, memorized`. `influence` estimates measure(trained with the example) − measure(without it), in
+        the unit of the measure; `share` is |influence| over its sum; `memorized` is a self-influence with a robust z
+        above 3 within its class. `attrs` holds method, target, unit and the method's stats (damping, residual, ...).
+
+    Raises:
+        ExplorerError: data, model or settings that do not fit, in words.
+    """
+    import numpy as np
+    import pandas as pd
+    import torch
+
+    from explorer import memorization, objectives
+    from explorer.contracts import Queries
+    from explorer.influence import method_from
+    from explorer.influence.gradients import Head, head_pass
+    from explorer.jobs.query import ranking
+    from explorer.jobs.subject import make_subject
+
+    if weight_decay < 0:
+        raise SettingsError(f"Expected weight_decay >= 0; found {weight_decay}. Give the one used in training.")
+    chosen = method_from(method, {} if damping is None else {"damping": damping})
+    outputs = _outputs_of(model)
+    data = _dataset(train, test, outputs, keep_seen=True)
+    rows = _query_rows(query, len(data.test))
+    with _unchanged(model):
+        subject = make_subject(model, data, weight_decay)
+        fitted = chosen.fit(subject)
+        scores = fitted.score(Queries(data.test, rows, target))
+        own = fitted.self_influence().numpy()
+        everything = np.arange(len(data.train), dtype=np.int64)
+        seen = head_pass(subject, Head.of(model, data.train.batch(everything[:1])), data.train, everything)
+    predicted = objectives.for_task(data.task).predict(seen.outputs)
+    classes = np.asarray(data.train.labels) if data.task == "classification" else None
+    columns = {
+        "id": data.train.ids,
+        "label": np.asarray(data.train.labels),
+        "prediction": predicted.numpy() if classes is not None else predicted.to(torch.float32).numpy(),
+        "self_influence": own,
+        "memorized": memorization.flag(own, classes).memorized,
+    }
+    table = pd.concat(
+        [ranking(int(row), scores.values[k].numpy(), columns) for k, row in enumerate(rows)], ignore_index=True
+    )
+    table.attrs.update(method=method, target=target, unit=scores.unit, stats=dict(scores.stats))
+    return table
+
+
+def show(
+    model: nn.Module,
+    train: Any,
+    test: Any,
+    query: int | None = None,
+    *,
+    weight_decay: float = 0.0,
+    damping: float | None = None,
+    target: Target = "label",
+    method: str = "last-layer",
+    runs: str | Path | None = None,
+    port: int | None = None,
+    browser: bool = True,
+    block: bool = True,
+) -> Run:
+    """Compute a run on the same arguments as `explain` and open the page on it.
+
+    Test rows that are also training rows are left out of the queries, as in every run. `query` (a row of `test`)
+    is shown first. Serves in the foreground until interrupted; `block=False` only computes and returns the run,
+    for `explorer open`.
+    """
+    from explorer import serving
+    from explorer.influence import method_from
+    from explorer.jobs.pipeline import STAGES, run_pipeline
+    from explorer.jobs.process import run_as_worker
+    from explorer.jobs.subject import InMemory, make_subject
+    from explorer.store import create, runs_root
+
+    settings: dict[str, Any] = {} if damping is None else {"damping": damping}
+    method_from(method, settings)
+    data = _dataset(train, test, _outputs_of(model), keep_seen=False)
+    with _unchanged(model):
+        key = make_subject(model, data, weight_decay).key
+        root = runs_root(runs)
+        chosen_port = serving.free_port(port, "127.0.0.1") if block else None
+        spec = RunSpec(
+            source={"kind": "memory", "train": data.train.key, "test": data.test.key},
+            model={"kind": "memory", "subject": key},
+            recipe={"weight_decay": weight_decay},
+            method={"name": method, "settings": settings},
+        )
+        run = create(root, spec)
+        state = run_as_worker(run, len(STAGES), lambda writer: run_pipeline(run, InMemory(data, model), writer))
+    if state.state != "done":
+        raise ModelError(f"Expected the run to be computed; found it {state.state}: {state.reason}")
+    if block:
+        place = run.key if query is None else f"{run.key}&query={query}&target={target}"
+        serving.serve(root, place, port=chosen_port, browser=browser)
+    return run
+
+
+def open_run(name: str = "latest", runs: str | Path | None = None) -> Run:
+    """A run by its name, a beginning of it, its path, or "latest", for reading its tables and scores.
+
+    Raises:
+        RunError: no such run, or one of another format version.
+    """
+    from explorer.store import find, runs_root
+
+    return find(runs_root(runs), name)
+
+
+def _dataset(train: Any, test: Any, outputs: int | None, *, keep_seen: bool) -> Dataset:
+    from explorer.sources.arrays import dataset_from_arrays
+
+    (x_train, y_train), (x_test, y_test) = _pair(train, "train"), _pair(test, "test")
+    return dataset_from_arrays(
+        "your data", x_train, y_train, x_test, y_test, n_classes=outputs, standardize=False, keep_seen=keep_seen
+    )
+
+
+def _outputs_of(model: nn.Module) -> int | None:
+    """Outputs of the last linear layer: how many classes there are, even where the data shows fewer."""
+    from torch import nn
+
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"Expected a torch.nn.Module; found {type(model).__name__}. Pass the trained network itself.")
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    return linear[-1].out_features if linear else None
+
+
+def _pair(data: Any, name: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    import numpy as np
+
+    if isinstance(data, tuple | list) and len(data) == 2 and all(hasattr(part, "__len__") for part in data):
+        return _array(data[0]), _array(data[1])
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+        pairs = [data[row] for row in range(len(data))]
+        if pairs and all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs):
+            return np.stack([_array(x) for x, _ in pairs]), np.stack([_array(y) for _, y in pairs])
+    raise DataError(
+        f"Expected {name} as (inputs, targets) arrays or tensors, or a torch Dataset of (input, target) pairs; found "
+        f"{type(data).__name__}. Pass two arrays of equal length."
+    )
+
+
+def _array(values: Any) -> NDArray[Any]:
+    import numpy as np
+
+    return values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
+
+
+def _query_rows(query: int | Iterable[int], size: int) -> NDArray[np.int64]:
+    import numpy as np
+
+    rows = np.atleast_1d(np.asarray(query if not isinstance(query, Iterable) else list(query)))
+    if rows.size == 0 or not np.issubdtype(rows.dtype, np.integer) or rows.min() < 0 or rows.max() >= size:
+        raise DataError(f"Expected query as rows of test, 0 to {size - 1}; found {query!r}. Choose existing rows.")
+    return rows.astype(np.int64)
+
+
+class _unchanged:  # noqa: N801 - reads as a phrase where it is used
+    """Puts every module's training flag back."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._flags = {module: module.training for module in model.modules()}
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, *exc: object) -> None:
+        for module, flag in self._flags.items():
+            module.training = flag

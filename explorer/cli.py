@@ -1,0 +1,284 @@
+"""What does a person type? demo, run, open, runs, cancel, resume, export; every mistake ends in a sentence and exit code 2.
+
+Asks jobs and store for everything; heavy modules are imported by the command that needs them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from explorer import __version__
+from explorer.errors import ExplorerError
+
+if TYPE_CHECKING:
+    from explorer.jobs import JobState
+    from explorer.store import Run
+
+DEMO_FLIPS = 0.08
+DEMO_COPIES = 0.02
+POLL = 0.2
+"""Seconds between two looks at a job."""
+
+
+class _Group(click.Group):
+    """Commands whose named errors become one message and exit code 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ExplorerError as error:
+            raise _Fault(str(error)) from error
+
+
+class _Fault(click.ClickException):
+    exit_code = 2
+
+
+@click.group(cls=_Group)
+@click.version_option(__version__, prog_name="explorer")
+def main() -> None:
+    """Which training examples made the model say that?"""
+
+
+def _runs_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--runs", "folder", metavar="DIR", help="Folder of all runs [env EXPLORER_RUNS, else ./runs].")(
+        command
+    )
+
+
+def _serving_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--no-browser", is_flag=True, help="Serve without opening a browser."),
+        click.option("--host", default="127.0.0.1", show_default=True, help="Address to serve on."),
+        click.option("--port", type=click.IntRange(1, 65535), help="Port to serve on [default: first free from 8501]."),
+    ):
+        command = option(command)
+    return command
+
+
+@main.command()
+@_runs_option
+@_serving_options
+def demo(folder: str | None, port: int | None, host: str, no_browser: bool) -> None:
+    """Train on scikit-learn's digits with planted label flips, explain every test prediction, open the page."""
+    from explorer import serving
+    from explorer.jobs import start
+    from explorer.jobs.planning import Request, plan
+    from explorer.store import create, runs_root
+
+    root = runs_root(folder)
+    chosen = serving.free_port(port, host)
+    run = create(root, plan(Request("digits", flip=DEMO_FLIPS, duplicate=DEMO_COPIES)))
+    start(run)
+    _watch(run, until_browsable=True)
+    raise SystemExit(serving.serve(root, run.key, port=chosen, host=host, browser=not no_browser))
+
+
+@main.command("run")
+@click.option("--data", required=True, help="digits, breast-cancer, wine, or a path to an .npz file.")
+@click.option("--flip", type=float, default=0.0, show_default=True, help="Share of training labels to flip on purpose.")
+@click.option("--duplicate", type=float, default=0.0, show_default=True, help="Share of training rows to repeat.")
+@click.option("--model", default="auto", show_default=True, help="auto, linear, mlp, cnn, or FILE.py:FUNCTION.")
+@click.option("--weights", help="Trained weights (.safetensors, .pt) to use instead of training.")
+@click.option("--method", default="last-layer", show_default=True, help="last-layer or gradient-dot.")
+@click.option("--damping", type=float, help="Damping of the inverse curvature [default: chosen and shown].")
+@click.option("--epochs", type=int, help="Passes over the training set [default: 30, fewer for large sets].")
+@click.option("--rate", type=float, default=0.05, show_default=True, help="Learning rate at the start (cosine to 0).")
+@click.option("--weight-decay", type=float, default=5e-4, show_default=True, help="Weight decay, also of --weights.")
+@click.option("--batch-size", type=int, default=64, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--queries", type=int, help="Explain only this many test predictions, worst first [default: all].")
+@_runs_option
+def run_command(folder: str | None, **options: Any) -> None:
+    """Train or load a model, compute influence, memorization flags and the map; interrupted runs go on where they were."""
+    from explorer.contracts import Recipe
+    from explorer.jobs import start
+    from explorer.jobs.planning import Request, plan
+    from explorer.store import create, runs_root
+
+    names = ("epochs", "rate", "weight_decay", "batch_size", "seed")
+    recipe = Recipe(**{name: options.pop(name) for name in names})
+    run = create(runs_root(folder), plan(Request(recipe=recipe, **options)))
+    click.echo(f"Run {run.key} in {run.path}")
+    start(run)
+    _watch(run)
+    _report(run)
+
+
+@main.command("open")
+@click.argument("name", default="latest")
+@_runs_option
+@_serving_options
+def open_page(name: str, folder: str | None, port: int | None, host: str, no_browser: bool) -> None:
+    """Open the page on run NAME (its name, a beginning of it, its path; default: the latest)."""
+    from explorer import serving
+    from explorer.store import find, runs_root
+
+    run = find(runs_root(folder), name)
+    raise SystemExit(serving.serve(run.path.parent, run.key, port=port, host=host, browser=not no_browser))
+
+
+@main.command()
+@_runs_option
+def runs(folder: str | None) -> None:
+    """List runs: name, state, data, method, and why one ended early."""
+    from explorer.store import list_runs, runs_root
+
+    root = runs_root(folder)
+    paths = list_runs(root)
+    if not paths:
+        click.echo(f"No runs in {root}. Make one with: explorer demo")
+    for path in paths:
+        try:
+            click.echo(_line(path))
+        except ExplorerError as error:
+            click.echo(f"{path.name}  unreadable   {error}")
+
+
+@main.command()
+@click.argument("name")
+@_runs_option
+def cancel(name: str, folder: str | None) -> None:
+    """Ask the job of run NAME to stop; what it computed stays."""
+    from explorer import jobs
+    from explorer.store import find, runs_root
+
+    run = find(runs_root(folder), name)
+    state = jobs.read_state(run.path)
+    if not state.active:
+        click.echo(f"Run {run.key} is {state.state}: nothing to cancel.")
+        return
+    jobs.cancel(run)
+    click.echo(f"Asked run {run.key} to stop. `explorer resume {run.key}` goes on from there.")
+
+
+@main.command()
+@click.argument("name")
+@_runs_option
+def resume(name: str, folder: str | None) -> None:
+    """Go on with run NAME where it stopped."""
+    from explorer.jobs import start
+    from explorer.store import find, runs_root
+
+    run = find(runs_root(folder), name)
+    start(run)
+    _watch(run)
+    _report(run)
+
+
+@main.command("export")
+@click.argument("name")
+@click.option("--query", required=True, help="Id of the test example.")
+@click.option("--target", type=click.Choice(["label", "prediction"]), default="label", show_default=True)
+@click.option("--format", "kind", type=click.Choice(["csv", "parquet", "json"]), default="csv", show_default=True)
+@click.option("--output", type=click.Path(dir_okay=False), help="File to write [default: RUN-QUERY.FORMAT].")
+@_runs_option
+def export_command(name: str, query: str, target: Any, kind: str, output: str | None, folder: str | None) -> None:
+    """Write all training examples ranked for one query of run NAME ("-" as output prints csv or json)."""
+    from explorer.jobs.query import rank_from_run
+    from explorer.store import find, runs_root, write_bytes
+    from explorer.store.export import encode
+
+    run = find(runs_root(folder), name)
+    data = encode(rank_from_run(run, query, target), kind)
+    if output == "-":
+        click.get_binary_stream("stdout").write(data)
+        return
+    safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in query)
+    path = Path(output or f"{run.key}-{safe}.{kind}").absolute()
+    write_bytes(path, data)
+    click.echo(f"Wrote {path}")
+
+
+@main.command(hidden=True)
+@click.argument("path", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def work(path: Path) -> None:
+    """The worker process of one run; started by the others."""
+    from explorer.jobs.pipeline import STAGES, run_pipeline
+    from explorer.jobs.planning import ingredients_of
+    from explorer.jobs.process import run_as_worker
+    from explorer.store import Run
+
+    run = Run.at(path)
+    run_as_worker(run, len(STAGES), lambda writer: run_pipeline(run, ingredients_of(run), writer))
+
+
+def _watch(run: Run, until_browsable: bool = False) -> None:
+    """Draw the job's stages as progress bars until it ends (or a first answer can be shown)."""
+    from tqdm import tqdm
+
+    from explorer.jobs import read_state
+
+    bar: Any = None
+    try:
+        while True:
+            state = read_state(run.path)
+            if state.stage and (bar is None or bar.desc != state.stage):
+                _close(bar)
+                bar = tqdm(desc=state.stage, total=state.total or None, leave=True, unit="", dynamic_ncols=True)
+            if bar is not None and state.active:
+                bar.total = state.total or None
+                bar.update(state.done - bar.n)
+            if not state.active or (until_browsable and run.browsable and state.number > 6):
+                break
+            time.sleep(POLL)
+    except KeyboardInterrupt:
+        click.echo(f"\nThe job goes on in the background. Watch: explorer runs. Stop: explorer cancel {run.key}")
+        raise SystemExit(130) from None
+    finally:
+        _close(bar)
+    if state.state in ("failed", "interrupted"):
+        raise _Fault(
+            f"{state.reason}\nRun {run.key} is {state.state}; `explorer resume {run.key}` goes on where it stopped."
+        )
+
+
+def _close(bar: Any) -> None:
+    if bar is not None:
+        if bar.total:
+            bar.update(bar.total - bar.n)
+        bar.close()
+
+
+def _report(run: Run) -> None:
+    from explorer.jobs import read_state
+    from explorer.store import read_json
+
+    state = read_state(run.path)
+    if state.state != "done":
+        click.echo(f"Run {run.key} is {state.state}. {state.reason}")
+        return
+    numbers = read_json(run.path / "summary.json")
+    meta = run.meta()
+    quality = (
+        f"test accuracy {numbers['test_accuracy']:.1%}"
+        if "test_accuracy" in numbers
+        else f"test loss {numbers['test_loss']:.4g}"
+    )
+    seconds = sum(state.timings.values())
+    click.echo(
+        f"Run {run.key} is done in {seconds:.0f} s: {meta.train:,} training and {meta.test:,} test examples of {meta.name}, "
+        f"{quality}, {numbers['memorized']:,} flagged as memorized.\nOpen it: explorer open {run.key}"
+    )
+    for note in meta.notes:
+        click.echo(f"Note: {note}")
+
+
+def _line(path: Path) -> str:
+    from explorer.jobs import read_state
+    from explorer.store import Run
+
+    run = Run.at(path)
+    state: JobState = read_state(path)
+    name = run.meta().name if run.has("data.json") else str(run.spec["source"].get("kind"))
+    line = f"{run.key}  {state.state:<11}  {name}  {run.spec['method']['name']}"
+    if state.state == "running":
+        share = f" {state.done}/{state.total}" if state.total else ""
+        left = f", {state.seconds_left:.0f} s left" if state.seconds_left else ""
+        return f"{line}  {state.stage}{share}{left}"
+    return f"{line}  {state.reason}" if state.reason else line

@@ -1,0 +1,305 @@
+"""What does a job do, in which order, and what is left to do? Stages whose files say that they are done.
+
+Each stage writes whole files and skips what is there, so that resuming is "do what is missing" and ends in the same
+bytes as a run that was never interrupted. Joins methods to the store; computes nothing itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+
+from explorer import maps, memorization, training
+from explorer.contracts import (
+    TARGETS,
+    Dataset,
+    Examples,
+    Fitted,
+    ImagePreview,
+    Queries,
+    Recipe,
+    Subject,
+    Target,
+)
+from explorer.errors import SettingsError
+from explorer.influence import GradientDot, LastLayer, method_from
+from explorer.influence.gradients import Head, head_pass, targets_of
+from explorer.jobs.scoring import score_block
+from explorer.jobs.subject import Ingredients, make_subject
+from explorer.store import Run, read_json, write_array, write_bundle, write_bytes, write_json, write_table
+from explorer.store.run import BLOCK, block_name, rows_name
+
+if TYPE_CHECKING:
+    from explorer.jobs.state import StateWriter
+
+STAGES = ("data", "training", "predictions", "map", "curvature", "scores", "memorization", "map (UMAP)")
+BOOTSTRAP = 200
+"""Resamples of the held-out queries behind the noise band."""
+
+
+@dataclass
+class Work:
+    """One pass over the stages: what earlier stages made and later ones need."""
+
+    run: Run
+    ingredients: Ingredients
+    writer: StateWriter
+    dataset: Dataset
+    recipe: Recipe
+    seed: int
+
+    def missing(self, *names: str) -> bool:
+        """Whether any of these files still has to be written."""
+        return not all(self.run.has(name) for name in names)
+
+
+def run_pipeline(run: Run, ingredients: Ingredients, writer: StateWriter) -> None:
+    """Do every stage of the run that is not done."""
+    writer.stage(STAGES[0])
+    recipe = Recipe(**run.spec["recipe"])
+    work = Work(run, ingredients, writer, ingredients.dataset(), recipe, int(run.spec["seed"]))
+    training.check_two_passes(work.dataset.train)
+    write_data(work)
+    writer.stage(STAGES[1])
+    subject = train(work)
+    writer.stage(STAGES[2])
+    write_predictions(work, subject)
+    writer.stage(STAGES[3])
+    if work.missing("coordinates-pca.npy"):
+        write_array(run.path / "coordinates-pca.npy", maps.pca(np.asarray(run.array("features"))))
+    writer.stage(STAGES[4])
+    fitted, second = fit(work, subject)
+    writer.stage(STAGES[5])
+    write_scores(work, fitted, second)
+    writer.stage(STAGES[6])
+    write_memorization(work, fitted)
+    writer.stage(STAGES[7])
+    if work.missing("coordinates-umap.npy"):
+        coordinates = maps.umap(np.asarray(run.array("features")), seed=work.seed, progress=writer)
+        write_array(run.path / "coordinates-umap.npy", coordinates)
+
+
+def write_data(work: Work) -> None:
+    """Ids, labels, planted faults and previews of both splits, then `data.json`."""
+    if not work.missing("data.json"):
+        return
+    data, path = work.dataset, work.run.path
+    train = _identity(data.train)
+    if data.faults:
+        rows = np.arange(len(data.train))
+        train["true_label"] = [
+            data.faults.flipped.get(int(r), int(y)) for r, y in zip(rows, data.train.labels, strict=True)
+        ]
+        train["copy_of"] = [data.faults.copies.get(int(r), -1) for r in rows]
+    write_table(path / "train.parquet", train)
+    write_table(path / "test.parquet", _identity(data.test))
+    features: tuple[str, ...] = ()
+    kind = "image"
+    for split, examples in (("train", data.train), ("test", data.test)):
+        previews = [examples.preview(row) for row in range(len(examples))]
+        pictures = [p.pixels for p in previews if isinstance(p, ImagePreview)]
+        tables = [p for p in previews if not isinstance(p, ImagePreview)]
+        if tables:
+            kind, features = "table", tables[0].names
+            write_array(path / f"unusual-{split}.npy", np.stack([p.unusual for p in tables]).astype(np.float32))
+            write_array(path / f"preview-{split}.npy", np.stack([p.values for p in tables]).astype(np.float32))
+        else:
+            write_array(path / f"preview-{split}.npy", np.stack(pictures))
+    write_json(
+        path / "data.json",
+        {
+            "name": data.name,
+            "task": data.task,
+            "classes": list(data.classes),
+            "train": len(data.train),
+            "test": len(data.test),
+            "preview": kind,
+            "features": list(features),
+            "notes": list(data.notes),
+            "flipped": len(data.faults.flipped),
+            "copies": len(data.faults.copies),
+        },
+    )
+
+
+def train(work: Work) -> Subject:
+    """The subject: final weights from the run, from the user, or from the epochs that are still missing."""
+    path = work.run.path
+    model = work.ingredients.model(work.dataset)
+    subject = make_subject(model, work.dataset, work.recipe.weight_decay)
+    if work.run.has("model.safetensors"):
+        model.load_state_dict(safetensors.torch.load((path / "model.safetensors").read_bytes()))
+    else:
+        if not work.ingredients.trained:
+            _train_missing_epochs(work, subject)
+        write_bytes(path / "model.safetensors", safetensors.torch.save(_saveable(model.state_dict())))
+    return make_subject(model, work.dataset, work.recipe.weight_decay)
+
+
+def _train_missing_epochs(work: Work, subject: Subject) -> None:
+    path = work.run.path
+    done = sorted((path / "checkpoints").glob("epoch-*.safetensors"))
+    resume = training.EpochState.from_tensors(safetensors.torch.load(done[-1].read_bytes())) if done else None
+    data = work.dataset
+    epochs = training.train_epochs(
+        subject.model, subject.objective, data.train, data.test, work.recipe, resume=resume, progress=work.writer
+    )
+    for state, log in epochs:
+        name = f"epoch-{state.epoch:04d}.safetensors"
+        fields = ("loss", "confidence", "correct", "measure")
+        write_bundle(path / "training" / name, {field: getattr(log, field) for field in fields})
+        write_bytes(path / "checkpoints" / name, safetensors.torch.save(_saveable(state.tensors())))
+
+
+def write_predictions(work: Work, subject: Subject) -> None:
+    """Features and outputs of all examples, the table of queries in the order people want them, and the plans."""
+    if not work.missing("queries.parquet"):
+        return
+    path, data = work.run.path, work.dataset
+    head = Head.of(subject.model, data.train.batch(np.arange(1)))
+    features, tables = [], []
+    for split, examples in (("train", data.train), ("test", data.test)):
+        rows = np.arange(len(examples), dtype=np.int64)
+        seen = head_pass(subject, head, examples, rows, work.writer)
+        width = head.layer.in_features  # without the column of ones
+        features.append(seen.features[:, :width].float().numpy())
+        write_array(path / f"outputs-{split}.npy", seen.outputs.float().numpy())
+        tables.append(outcomes(subject, examples, seen.outputs))
+    write_array(path / "features.npy", np.concatenate(features))
+    write_table(path / "outcomes-train.parquet", tables[0])
+    queries = _identity(data.test).join(tables[1]).iloc[worst_first(tables[1], data.task)].reset_index(drop=True)
+    limit = work.run.spec.get("queries")
+    asked = queries.head(limit) if limit is not None else queries
+    differ = asked["wrong"].to_numpy() if data.task == "classification" else np.ones(len(asked), dtype=bool)
+    write_array(path / "plan-label.npy", asked["row"].to_numpy(np.int64))
+    write_array(path / "plan-prediction.npy", asked["row"].to_numpy(np.int64)[differ])
+    write_table(path / "queries.parquet", queries)
+
+
+def outcomes(subject: Subject, examples: Examples, outputs: torch.Tensor) -> pd.DataFrame:
+    """Prediction, confidence (NaN for regression), loss and whether it is wrong (never, for regression), per row."""
+    targets = targets_of(examples, np.arange(len(examples), dtype=np.int64), outputs.shape[1])
+    predicted = subject.objective.predict(outputs).numpy()
+    classes = subject.objective.task == "classification"
+    confidence = outputs.softmax(1).amax(1).numpy() if classes else np.full(len(examples), np.nan)
+    return pd.DataFrame(
+        {
+            "prediction": predicted if classes else predicted.astype(np.float32),
+            "confidence": confidence.astype(np.float32),
+            "loss": subject.objective.loss(outputs, targets).numpy().astype(np.float32),
+            "wrong": (predicted != np.asarray(examples.labels)) if classes else np.zeros(len(examples), dtype=bool),
+        }
+    )
+
+
+def worst_first(table: pd.DataFrame, task: str) -> NDArray[np.int64]:
+    """Order of queries: wrong before right, the most confident mistakes first, then by falling loss."""
+    confidence = table["confidence"].fillna(0).to_numpy() if task == "classification" else np.zeros(len(table))
+    wrong = table["wrong"].to_numpy()
+    first_key = np.where(wrong, -confidence, 0.0)
+    return np.lexsort((np.arange(len(table)), -table["loss"].to_numpy(), first_key, ~wrong)).astype(np.int64)
+
+
+def fit(work: Work, subject: Subject) -> tuple[Fitted, Fitted | None]:
+    """The fitted method of the spec and a second opinion of another method (None when none can be had)."""
+    path = work.run.path
+    method = method_from(work.run.spec["method"]["name"], work.run.spec["method"]["settings"])
+    if work.missing("fitted.json"):
+        fitted = method.fit(subject, work.writer)
+        write_bytes(path / "fitted.safetensors", safetensors.torch.save(_saveable(fitted.tensors())))
+        evidence = {name: value for name, value in fitted.stats.items() if name != "seconds"}  # times are in the state
+        write_json(path / "fitted.json", evidence)
+    fitted = method.restore(
+        subject, safetensors.torch.load((path / "fitted.safetensors").read_bytes()), read_json(path / "fitted.json")
+    )
+    return fitted, second_opinion(fitted, subject)
+
+
+def second_opinion(fitted: Fitted, subject: Subject) -> Fitted | None:
+    """Gradient dot beside the exact method, and the exact method beside gradient dot unless the head is too large."""
+    if "factor" in fitted.tensors():
+        return GradientDot().restore(subject, fitted.tensors(), {})
+    try:
+        return LastLayer().fit(subject)
+    except SettingsError:
+        return None
+
+
+def write_scores(work: Work, fitted: Fitted, second: Fitted | None) -> None:
+    """Score every planned block: the labels of the worst mistakes first, then what the model said instead, and so on."""
+    path = work.run.path
+    plans: dict[Target, NDArray[np.int64]] = {target: work.run.plan(target) for target in TARGETS}
+    total = sum(map(len, plans.values()))
+    done = 0
+    for start in range(0, max(map(len, plans.values())), BLOCK):
+        for target, plan in plans.items():
+            rows = plan[start : start + BLOCK]
+            work.writer(done, total, f"{target} of {len(rows)} queries")
+            if len(rows) and work.missing(block_name(target, start)):
+                queries = Queries(work.dataset.test, rows, target)
+                kept, levels = score_block(fitted, second, queries, work.seed)
+                write_array(path / rows_name(target, start), levels)
+                write_bundle(path / block_name(target, start), kept)
+            done += len(rows)
+    work.writer(total, total, "scores")
+
+
+def write_memorization(work: Work, fitted: Fitted) -> None:
+    """Self-influence, training log, held-out influence with its noise band, flags and quadrant of every example."""
+    if not work.missing("memorization.parquet", "summary.json"):
+        return
+    data = work.dataset
+    rows = np.arange(len(data.test), dtype=np.int64)
+    weights = memorization.bootstrap_weights(BOOTSTRAP, len(rows), work.seed)
+    means = fitted.weighted(Queries(data.test, rows), torch.from_numpy(weights), work.writer).numpy()
+    held_out = memorization.held_out_influence(means[0], means[1:])
+    own = fitted.self_influence(work.writer).numpy()
+    groups = np.asarray(data.train.labels) if data.task == "classification" else None
+    table = memorization.assess(own, held_out, groups, work.run.training_log("loss"))
+    write_table(work.run.path / "memorization.parquet", table)
+    write_json(work.run.path / "summary.json", summary(work, table))
+
+
+def summary(work: Work, table: pd.DataFrame) -> dict[str, Any]:
+    """Headline numbers: accuracy or error of both splits, flags, and how well the flags find planted faults."""
+    run, data = work.run, work.dataset
+    trained, tested = run.table("outcomes-train"), run.table("queries")
+    numbers: dict[str, Any] = {
+        "basis": str(table["basis"].iloc[0]),
+        "memorized": int(table["memorized"].sum()),
+        "train_loss": float(trained["loss"].mean()),
+        "test_loss": float(tested["loss"].mean()),
+    }
+    if data.task == "classification":
+        numbers["train_accuracy"] = float(1 - trained["wrong"].mean())
+        numbers["test_accuracy"] = float(1 - tested["wrong"].mean())
+    if data.faults.flipped:
+        truth = np.isin(np.arange(len(table)), list(data.faults.flipped))
+        for name in ("score", "self_influence"):
+            found = memorization.detection(table[name].to_numpy(), truth)
+            numbers[f"flips_{name}"] = {
+                "auc": found.auc,
+                "k": found.k,
+                "precision": found.precision,
+                "recall": found.recall,
+            }
+        flagged = table["memorized"].to_numpy()
+        numbers["flips_flagged"] = int((flagged & truth).sum())
+        numbers["flips_planted"] = int(truth.sum())
+    return numbers
+
+
+def _identity(examples: Examples) -> pd.DataFrame:
+    return pd.DataFrame(
+        {"row": np.arange(len(examples)), "id": examples.ids.astype(str), "label": np.asarray(examples.labels)}
+    )
+
+
+def _saveable(tensors: Any) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}

@@ -1,0 +1,94 @@
+"""What did the user ask for, as a spec? Checks names, numbers and files before any worker is started.
+
+Loads no data and trains nothing; what only the data can tell is said by the job.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from explorer import models, sources
+from explorer.contracts import Recipe, RunSpec
+from explorer.errors import ModelError, SettingsError
+from explorer.influence import method_from
+from explorer.jobs.subject import FromSpec, file_hash
+from explorer.sources.planted import Planted
+from explorer.store import Run
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Request:
+    """A run in the user's words.
+
+    `data` is a source's name or an `.npz` path; `flip` and `duplicate` are shares of planted faults; `model` is
+    "auto", a reference network, or "FILE.py:FUNCTION" / "MODULE:FUNCTION"; `weights` is a file of trained weights.
+    """
+
+    data: str
+    flip: float = 0.0
+    duplicate: float = 0.0
+    model: str = AUTO
+    weights: str | None = None
+    method: str = "last-layer"
+    damping: float | None = None
+    recipe: Recipe = field(default_factory=Recipe)
+    queries: int | None = None
+
+
+def plan(request: Request) -> RunSpec:
+    """The spec of a request.
+
+    Raises:
+        ExplorerError: an unknown name, a number out of range, or a missing file, in words.
+    """
+    if request.queries is not None and request.queries < 1:
+        raise SettingsError(f"Expected at least one query; found {request.queries}. Leave it out for all of them.")
+    source = sources.from_name(request.data)
+    if request.flip or request.duplicate:
+        source = Planted(source, flip=request.flip, duplicate=request.duplicate, seed=request.recipe.seed)
+    settings = {} if request.damping is None else {"damping": request.damping}
+    method_from(request.method, settings)
+    return RunSpec(
+        source=source.spec(),
+        model=_model_spec(request.model, request.weights),
+        recipe=asdict(request.recipe),
+        method={"name": request.method, "settings": settings},
+        queries=request.queries,
+        seed=request.recipe.seed,
+    )
+
+
+def ingredients_of(run: Run) -> FromSpec:
+    """What a worker needs to begin a run again from its directory."""
+    return FromSpec(run.spec["source"], run.spec["model"], int(run.spec["seed"]))
+
+
+def _model_spec(model: str, weights: str | None) -> dict[str, Any]:
+    spec: dict[str, Any]
+    if ":" in model:
+        place, _, function = model.rpartition(":")
+        file = Path(place).expanduser()
+        if place.endswith(".py"):
+            if not file.is_file():
+                raise ModelError(f"Expected a Python file at {file}; found none. Check the path before the colon.")
+            factory = f"{file.absolute()}:{function}"
+            spec = {"factory": {"path": factory, "function": function, "sha256": file_hash(file)}}
+        else:
+            spec = {"factory": {"path": model, "function": model}}
+    elif model == AUTO or model in models.MODELS:
+        spec = {"kind": model}
+    else:
+        raise SettingsError(
+            f"Expected a model out of {AUTO}, {', '.join(models.MODELS)}, or FILE.py:FUNCTION; found {model!r}. "
+            "Choose one of these."
+        )
+    if weights is not None:
+        path = Path(weights).expanduser().absolute()
+        if not path.is_file():
+            raise ModelError(f"Expected a weights file (.safetensors, .pt) at {path}; found none. Check the path.")
+        spec["weights"] = {"path": str(path), "sha256": file_hash(path)}
+    return spec

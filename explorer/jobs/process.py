@@ -1,0 +1,112 @@
+"""How does a job live on its own? Start it, ask it to stop, find it again; one worker a run, whoever starts it.
+
+The worker is `python -m explorer work RUN` in its own session: it survives the page, the server and the terminal.
+A lock on the run directory, freed by the system when the worker dies however it dies, admits one worker at a time.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from explorer.errors import Cancelled, ExplorerError, StorageError
+from explorer.jobs.state import JobState, StateWriter, process_born, read_state
+from explorer.store import Run, write_bytes, write_json
+from explorer.store.files import storage_error
+
+
+def start(run: Run) -> JobState:
+    """See that a worker is at the run, and return its state; a run that is done or being worked on is left alone."""
+    state = read_state(run.path)
+    if state.active or state.state == "done":
+        return state
+    (run.path / "cancel").unlink(missing_ok=True)
+    try:
+        log = (run.path / "log").open("ab")
+    except OSError as error:
+        raise storage_error(error, run.path / "log") from error
+    with log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "explorer", "work", str(run.path)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    now = time.time()
+    launch = JobState("queued", pid=process.pid, born=process_born(process.pid) or now, started=now, updated=now)
+    write_json(run.path / "launch.json", asdict(launch))
+    return read_state(run.path)
+
+
+def cancel(run: Run) -> None:
+    """Ask the worker to stop at the next block; what is written stays, and `start` goes on from there."""
+    if read_state(run.path).active:
+        write_bytes(run.path / "cancel", b"")
+
+
+@contextmanager
+def sole_worker(path: Path) -> Iterator[bool]:
+    """True for the one process that may write the run; False for any other while it lives."""
+    try:
+        lock = (path / "lock").open("ab")
+    except OSError as error:
+        raise storage_error(error, path / "lock") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_as_worker(run: Run, stages: int, body: Callable[[StateWriter], None]) -> JobState:
+    """Do `body` under the lock and write how it ended; a crash leaves its reason in the state and its trace in the log."""
+    import torch
+
+    with sole_worker(run.path) as mine:
+        if not mine or read_state(run.path).state == "done":
+            return read_state(run.path)
+        threads = max(1, usable_cores() - 1)
+        torch.set_num_threads(threads)
+        writer = StateWriter(run.path, os.getpid(), stages, threads)
+        try:
+            body(writer)
+            writer.finish("done")
+        except Cancelled:
+            writer.finish("cancelled", "Cancelled on request; what was computed is kept.")
+        except StorageError as error:
+            _last_word(writer, str(error))
+        except ExplorerError as error:
+            writer.finish("failed", str(error))
+        except MemoryError:
+            writer.finish(
+                "failed", "Expected enough memory; found none left. Close other programs, or ask for fewer queries."
+            )
+        except Exception as error:  # noqa: BLE001 - the last line of defense: the reason must reach the page
+            traceback.print_exc()
+            writer.finish("failed", f"{type(error).__name__}: {error} (the whole trace is in {run.path / 'log'})")
+    return read_state(run.path)
+
+
+def _last_word(writer: StateWriter, reason: str) -> None:
+    """A full disk may refuse the state file too: then the log has the reason and the state reads as interrupted."""
+    print(reason, file=sys.stderr)  # noqa: T201 - the worker's standard error is the run's log
+    try:
+        writer.finish("failed", reason)
+    except StorageError as error:
+        print(f"The state could not be written either: {error}", file=sys.stderr)  # noqa: T201

@@ -1,0 +1,110 @@
+"""How does every training example rank for one query, in full precision? For exports and for `explain`.
+
+A run keeps exact influence for the strongest examples only; this computes the whole row again from the fitted tensors,
+by the same code as the job. Writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import safetensors.torch
+from numpy.typing import NDArray
+
+from explorer.contracts import Queries, Target
+from explorer.errors import RunError
+from explorer.influence import method_from
+from explorer.jobs.planning import ingredients_of
+from explorer.jobs.subject import make_subject
+from explorer.store import Run, read_json
+
+COLUMNS = (
+    "query",
+    "rank",
+    "row",
+    "id",
+    "influence",
+    "share",
+    "label",
+    "prediction",
+    "self_influence",
+    "memorized",
+)
+"""Columns of a ranking, the same in `explain` and in every export."""
+
+
+def ranking(query: Any, influence: NDArray[np.float32], train: Mapping[str, Any]) -> pd.DataFrame:
+    """All training examples of one query, most helpful first; `train` has the columns from `id` on, `[n]` each.
+
+    `share` is |influence| over its sum.
+    """
+    order = np.argsort(-influence, kind="stable")
+    total = float(np.abs(influence).sum())
+    columns = {
+        "query": query,
+        "rank": np.arange(1, len(order) + 1),
+        "row": order,
+        "influence": influence[order],
+        "share": np.abs(influence[order]) / total if total > 0 else np.zeros(len(order), dtype=np.float32),
+        **{name: np.asarray(values)[order] for name, values in train.items()},
+    }
+    return pd.DataFrame(columns)[list(COLUMNS)]
+
+
+def rank_from_run(run: Run, query_id: str, target: Target) -> pd.DataFrame:
+    """The ranking of one query of a finished run, by its id.
+
+    Raises:
+        RunError: the run is not done, belongs to objects of another process, or has no such query.
+    """
+    if not run.has("memorization.parquet"):
+        raise RunError(
+            f"Expected a run whose influence and memorization are computed; found {run.key} unfinished. "
+            f"Go on with `explorer resume {run.key}`, then export."
+        )
+    queries = run.table("queries")
+    found = queries.loc[queries["id"].astype(str) == query_id, "row"]
+    if found.empty:
+        raise RunError(
+            f"Expected the id of a test example of run {run.key}; found {query_id!r}. "
+            f"Ids look like {', '.join(queries['id'].head(3))}; the page lists all {len(queries)}."
+        )
+    influence = _influence(run, int(found.iloc[0]), target)
+    memorized = run.table("memorization")
+    labels = run.table("train")
+    return ranking(
+        query_id,
+        influence,
+        {
+            "id": labels["id"],
+            "label": labels["label"],
+            "prediction": run.table("outcomes-train")["prediction"],
+            "self_influence": memorized["self_influence"],
+            "memorized": memorized["memorized"],
+        },
+    )
+
+
+def _influence(run: Run, row: int, target: Target) -> NDArray[np.float32]:
+    if run.spec["source"]["kind"] == "memory":
+        raise RunError(
+            f"Expected a run that can be rebuilt from files; found {run.key}, made by explorer.show from objects of a "
+            "Python process. Use explorer.explain there."
+        )
+    ingredients = ingredients_of(run)
+    dataset = ingredients.dataset()
+    model = ingredients.model(dataset)
+    model.load_state_dict(safetensors.torch.load((run.path / "model.safetensors").read_bytes()))
+    subject = make_subject(model, dataset, float(run.spec["recipe"]["weight_decay"]))
+    method = method_from(run.spec["method"]["name"], run.spec["method"]["settings"])
+    fitted = method.restore(
+        subject,
+        safetensors.torch.load((run.path / "fitted.safetensors").read_bytes()),
+        read_json(run.path / "fitted.json"),
+    )
+    scores = fitted.score(Queries(dataset.test, np.array([row], dtype=np.int64), target))
+    influence: NDArray[np.float32] = scores.values[0].numpy()
+    return influence

@@ -1,0 +1,118 @@
+"""Which model and data does a run explain? From a spec's JSON (or objects in memory) to a dataset and a subject.
+
+The only place where sources, models and weights meet. Trains nothing itself: it says what to train.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from explorer import loading, models, objectives, sources
+from explorer.contracts import Dataset, Subject
+from explorer.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class Ingredients(Protocol):
+    """What the pipeline needs to begin: data, and a model that is trained or to be trained."""
+
+    def dataset(self) -> Dataset:
+        """The examples."""
+
+    def model(self, dataset: Dataset) -> nn.Module:
+        """The network for this data, with its starting or its final weights."""
+
+    @property
+    def trained(self) -> bool:
+        """Whether the weights are final; otherwise the project's recipe trains them."""
+
+
+@dataclass(frozen=True)
+class FromSpec:
+    """Ingredients named by a run's spec: what a worker process can rebuild from its files."""
+
+    source: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    seed: int
+
+    @property
+    def trained(self) -> bool:
+        """Whether the spec names a weights file."""
+        return "weights" in self.settings
+
+    def dataset(self) -> Dataset:
+        """Load the source."""
+        return sources.from_spec(dict(self.source)).load()
+
+    def model(self, dataset: Dataset) -> nn.Module:
+        """Build the reference network or call the user's factory, then load the weights file if one is named."""
+        factory = self.settings.get("factory")
+        if factory is not None:
+            model = loading.load_model(factory["path"], None, seed=self.seed)
+        else:
+            shape = tuple(dataset.train.batch(np.zeros(1, dtype=np.int64)).shape[1:])
+            kind = self.settings["kind"] if self.settings["kind"] != "auto" else models.default_kind(shape)
+            model = models.build(kind, shape, outputs_of(dataset), self.seed)
+        if self.trained:
+            weights = self.settings["weights"]
+            path = Path(weights["path"])
+            found = file_hash(path) if path.is_file() else None
+            if found is not None and found != weights["sha256"]:
+                raise ModelError(
+                    f"Expected the weights file that this run was started with ({path}, sha256 {weights['sha256'][:12]}...); "
+                    f"found another content ({found[:12]}...). Start a new run for the new weights."
+                )
+            loading.apply_weights(model, loading.load_weights(path))
+        return model
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """Ingredients that exist only in this process: `explorer.show` on a user's own objects."""
+
+    data: Dataset
+    network: nn.Module
+    trained: bool = True
+
+    def dataset(self) -> Dataset:
+        """The given examples."""
+        return self.data
+
+    def model(self, dataset: Dataset) -> nn.Module:  # noqa: ARG002 - the protocol passes the data
+        """The given network."""
+        return self.network
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def outputs_of(dataset: Dataset) -> int:
+    """How many outputs a model of this task has."""
+    return len(dataset.classes) if dataset.task == "classification" else 1
+
+
+def make_subject(model: nn.Module, dataset: Dataset, weight_decay: float) -> Subject:
+    """Bind model and training examples, after one batch has shown that they fit each other.
+
+    Raises:
+        ModelError: outputs of the wrong shape, not finite, or different in two passes.
+    """
+    few = np.arange(min(8, len(dataset.train)), dtype=np.int64)
+    batch: Tensor = dataset.train.batch(few)
+    loading.check_model(model, batch, outputs_of(dataset))
+    key = hashlib.sha256(f"{loading.weights_key(model)} {dataset.train.key}".encode()).hexdigest()
+    return Subject(model, dataset.train, objectives.for_task(dataset.task), weight_decay, key)

@@ -1,0 +1,142 @@
+/* What is drawn on top of the points: the ring, the numbered examples, the inspected one?
+ *
+ * A 2D canvas over the WebGL one. Towards is a triangle up, away a triangle down; the number is that of the tile in
+ * the gallery. Redrawn on every camera move, so it stays small: twenty marks and their labels.
+ */
+
+const NUMBERED = 10;
+const LABEL_PLACES = [[1, -1], [1, 1], [-1, -1], [-1, 1], [0, -1.5], [0, 1.5], [1.5, 0], [-1.5, 0],
+  [1.6, -2.2], [1.6, 2.2], [-1.6, -2.2], [-1.6, 2.2], [2.6, -1.2], [-2.6, -1.2], [2.6, 1.2], [-2.6, 1.2]];
+
+/* The first few training rows of each side, as drawn: [{ row, rank, towards }], the first ones last (on top). */
+function numberedOf(row) {
+  if (!row) return [];
+  const side = (rows, towards) => [...rows.slice(0, NUMBERED)].map((train, i) => ({ row: train, rank: i + 1, towards }));
+  return [...side(row.towards, true), ...side(row.away, false)].sort((a, b) => b.rank - a.rank);
+}
+
+class Marks {
+  constructor(canvas) {
+    this.context = canvas.getContext("2d");
+  }
+
+  /* `scene`: { points, query (point index or -1), inspected, hovered, numbered } */
+  draw(camera, theme, ratio, scene) {
+    const { context } = this;
+    context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    context.clearRect(0, 0, camera.width, camera.height);
+    const { points } = scene;
+    if (!points) return;
+    const place = (i) => camera.toScreen(points.at[2 * i], points.at[2 * i + 1]);
+    if (scene.hovered >= 0) this.halo(place(scene.hovered), theme);
+    const marks = scene.numbered.map((mark) => ({ ...mark, at: place(mark.row) }));
+    this.leaders(this.label(marks, scene.query >= 0 ? place(scene.query) : null, theme), theme);
+    for (const mark of marks) this.triangle(mark, theme);
+    if (scene.inspected >= 0) this.brackets(place(scene.inspected), theme);
+    if (scene.query >= 0) this.ring(place(scene.query), theme);
+    for (const mark of marks) this.chip(mark, theme);
+  }
+
+  stroke(path, theme, color, width) {
+    const { context } = this;
+    context.lineCap = context.lineJoin = "round";
+    context.strokeStyle = css(theme.background);
+    context.lineWidth = width + 3;
+    context.stroke(path);
+    context.strokeStyle = css(color);
+    context.lineWidth = width;
+    context.stroke(path);
+  }
+
+  ring([x, y], theme) {
+    const path = new Path2D();
+    path.arc(x, y, 10, 0, 2 * Math.PI);
+    for (const [dx, dy] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) {
+      path.moveTo(x + 10 * dx, y + 10 * dy);
+      path.lineTo(x + 15 * dx, y + 15 * dy);
+    }
+    this.stroke(path, theme, theme.text, 2.2);
+  }
+
+  halo([x, y], theme) {
+    const path = new Path2D();
+    path.arc(x, y, 7.5, 0, 2 * Math.PI);
+    this.stroke(path, theme, mix(theme.background, theme.text, 0.65), 1.4);
+  }
+
+  brackets([x, y], theme) {
+    const path = new Path2D();
+    for (const [dx, dy] of [[1, 1], [1, -1], [-1, 1], [-1, -1]]) {
+      path.moveTo(x + 12 * dx, y + 6 * dy);
+      path.lineTo(x + 12 * dx, y + 12 * dy);
+      path.lineTo(x + 6 * dx, y + 12 * dy);
+    }
+    this.stroke(path, theme, theme.text, 1.8);
+  }
+
+  triangle({ at: [x, y], towards }, theme) {
+    const up = towards ? -1 : 1;
+    const path = new Path2D();
+    path.moveTo(x, y + 6.8 * up);
+    path.lineTo(x + 6.4, y - 4.6 * up);
+    path.lineTo(x - 6.4, y - 4.6 * up);
+    path.closePath();
+    this.stroke(path, theme, theme.background, 0.5);
+    this.context.fillStyle = css(towards ? theme.towards : theme.away);
+    this.context.fill(path);
+  }
+
+  /* Gives every mark a place for its number, as free of the others as can be; the first ranks choose first. It looks
+   * at distances only, so a pan moves no label. */
+  label(marks, query, theme) {
+    const { context } = this;
+    context.font = `600 12px ${theme.font}`;
+    const taken = marks.map(({ at: [x, y] }) => [x - 7, y - 7, x + 7, y + 7]);
+    if (query) taken.push([query[0] - 15, query[1] - 15, query[0] + 15, query[1] + 15]);
+    for (const mark of [...marks].reverse()) {
+      const [x, y] = mark.at;
+      mark.text = String(mark.rank);
+      mark.wide = Math.max(16, context.measureText(mark.text).width + 9);
+      let least = Infinity;
+      for (const [i, [dx, dy]] of LABEL_PLACES.entries()) {
+        const [cx, cy] = [x + dx * (8 + mark.wide / 2), y + dy * 13];
+        const box = [cx - mark.wide / 2 - 1, cy - 9, cx + mark.wide / 2 + 1, cy + 9];
+        const cost = taken.reduce((sum, other) => sum + overlap(box, other), i * 0.6);
+        if (cost < least) [least, mark.box, mark.center] = [cost, box, [cx, cy]];
+      }
+      taken.push(mark.box);
+    }
+    return marks;
+  }
+
+  leaders(marks, theme) {
+    const { context } = this;
+    context.lineWidth = 1;
+    for (const { at, center, towards } of marks) {
+      context.strokeStyle = css(mix(theme.background, towards ? theme.towards : theme.away, 0.75));
+      context.beginPath();
+      context.moveTo(...at);
+      context.lineTo(...center);
+      context.stroke();
+    }
+  }
+
+  chip({ center: [x, y], wide, text, towards }, theme) {
+    const { context } = this;
+    context.beginPath();
+    context.roundRect(x - wide / 2, y - 8, wide, 16, 5);
+    context.fillStyle = css(theme.background);
+    context.fill();
+    context.strokeStyle = css(towards ? theme.towards : theme.away);
+    context.lineWidth = 1.3;
+    context.stroke();
+    context.fillStyle = css(theme.text);
+    context.textAlign = "center";
+    context.textBaseline = "middle";
+    context.fillText(text, x, y + 0.5);
+  }
+}
+
+function overlap([a0, b0, a1, b1], [c0, d0, c1, d1]) {
+  return Math.max(0, Math.min(a1, c1) - Math.max(a0, c0)) * Math.max(0, Math.min(b1, d1) - Math.max(b0, d0));
+}

@@ -1,0 +1,32 @@
+/* What is known of a test prediction, which explanation of it exists, and which come next?
+ *
+ * `queries` is what the list read from queries.json, with `at`: test row -> place. Without a list on the page it is
+ * null and the map falls back on its own marks.
+ */
+
+const WRONG = 2;
+
+function queryFacts(queries, query) {
+  const i = queries?.at.get(query);
+  if (i === undefined) return null;
+  return {
+    id: queries.ids[i], label: queries.labels[i], prediction: queries.predictions[i],
+    wrong: Boolean(queries.wrong[i]), ready: Boolean(queries.ready[i]),
+  };
+}
+
+/* Where the label and the model's answer are the same class there is one explanation, kept under "label". */
+function coincide(task, queries, points, query) {
+  if (task === "regression") return false;
+  const facts = queryFacts(queries, query);
+  if (facts) return !facts.wrong;
+  return points ? !(points.marks[points.nTrain + query] & WRONG) : false;
+}
+
+/* The next `few` test rows in the list's order (in row order without one) whose influence is computed. */
+function upcoming({ query, order, queries }, few, total) {
+  const at = order ? order.indexOf(query) : query;
+  const next = order ? order.slice(at + 1, at + 1 + few)
+    : Array.from({ length: few }, (_, i) => at + 1 + i).filter((row) => row < total);
+  return next.filter((row) => queryFacts(queries, row)?.ready ?? true);
+}

@@ -1,0 +1,61 @@
+/* What does the map say in words: hover card, accessible name, summaries, legend?
+ *
+ * Plain data in, lines of text out; the caller puts them on screen with textContent.
+ */
+
+const LAYOUTS = { pca: "PCA", umap: "UMAP" };
+
+function className(data, number_) {
+  if (number_ === NO_CLASS) return null;
+  return data.classes[number_] ?? `class ${number_}`;
+}
+
+function testLines(data, points, queries, query) {
+  const facts = queryFacts(queries, query);
+  const lines = [`Test row ${query}` + (facts ? ` · ${facts.id}` : "")];
+  const i = points.nTrain + query;
+  if (facts) {
+    const verdict = data.task === "regression" ? "" : facts.wrong ? " ✗" : " ✓";
+    const said = data.task === "regression" ? number(facts.prediction) : facts.prediction;
+    const label = data.task === "regression" ? number(facts.label) : facts.label;
+    lines.push(`says ${said}, labeled ${label}${verdict}`);
+  } else {
+    const label = className(data, points.classes[i]);
+    if (label !== null) lines.push(`labeled ${label}`);
+    if (data.task === "classification") lines.push(points.marks[i] & WRONG ? "✗ predicted wrongly" : "✓ predicted rightly");
+  }
+  if (points.marks[i] & PLANTED) lines.push("planted fault");
+  return lines;
+}
+
+function influenceLine(data, row, train) {
+  const value = (row.values[train] / 127) * row.scale;
+  const clipped = Math.abs(row.values[train]) === 127 ? " or more" : "";
+  const side = value > 0 ? "▲ towards" : value < 0 ? "▼ away" : "no influence";
+  return value === 0 ? `${side} (less than ${number(row.scale / 254)})`
+    : `${side} ${signed(value)}${clipped}${data.unit ? ` ${data.unit}` : ""}`;
+}
+
+function trainLines(data, points, row, train) {
+  const lines = [`Training row ${train}`];
+  const label = className(data, points.classes[train]);
+  if (label !== null) lines.push(`labeled ${label}`);
+  if (row) lines.push(influenceLine(data, row, train));
+  const rank = row ? [[row.towards.indexOf(train), "towards"], [row.away.indexOf(train), "away"]].find(([at]) => at >= 0) : null;
+  if (rank) lines.push(`number ${rank[0] + 1} ${rank[1]}`);
+  if (points.marks[train] & MEMORIZED) lines.push("memorized");
+  if (points.marks[train] & PLANTED) lines.push("planted fault");
+  return lines;
+}
+
+function summary(data, points, queries, query, target, row) {
+  const about = testLines(data, points, queries, query).join(", ");
+  const asked = target === "label" ? "given label" : "model's answer";
+  if (!row) return `${about}; explaining the ${asked}.`;
+  return `${about}; explaining the ${asked}. ${row.towards.length} strongest examples towards and ${row.away.length} away; `
+    + `the scale is plus or minus ${number(row.scale)}.`;
+}
+
+function mapName(data, points, about) {
+  return `Map (${LAYOUTS[data.layout] ?? data.layout}) of ${count(points.nTrain)} training and ${count(points.nTest)} test examples. ${about}`;
+}
