@@ -159,12 +159,11 @@ def open_run(name: str = "latest", runs: str | Path | None = None) -> Run:
 
 
 def _dataset(train: Any, test: Any, outputs: int | None, *, keep_seen: bool) -> Dataset:
-    from explorer.sources.arrays import dataset_from_arrays
+    from explorer.sources.given import dataset_as_given
 
     (x_train, y_train), (x_test, y_test) = _pair(train, "train"), _pair(test, "test")
-    return dataset_from_arrays(
-        "your data", x_train, y_train, x_test, y_test, n_classes=outputs, standardize=False, keep_seen=keep_seen
-    )
+    classes = outputs if y_train.dtype.kind in "iub" else None
+    return dataset_as_given(x_train, y_train, x_test, y_test, n_classes=classes, keep_seen=keep_seen)
 
 
 def _outputs_of(model: nn.Module) -> int | None:

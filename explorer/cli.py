@@ -5,6 +5,7 @@ Asks jobs and store for everything; heavy modules are imported by the command th
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -187,7 +188,7 @@ def export_command(name: str, query: str, target: Any, kind: str, output: str | 
     run = find(runs_root(folder), name)
     data = encode(rank_from_run(run, query, target), kind)
     if output == "-":
-        click.get_binary_stream("stdout").write(data)
+        sys.stdout.buffer.write(data)
         return
     safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in query)
     path = Path(output or f"{run.key}-{safe}.{kind}").absolute()

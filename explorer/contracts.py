@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +58,7 @@ class TablePreview:
 Preview = ImagePreview | TablePreview
 
 
+@runtime_checkable
 class Examples(Protocol):
     """Finite, ordered, re-iterable examples. Two passes must agree: no shuffling, augmentation or dropout inside."""
 
@@ -113,6 +114,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
 
 
+@runtime_checkable
 class Source(Protocol):
     """Where examples come from: a frozen dataclass whose fields are its settings."""
 
@@ -125,6 +127,7 @@ class Source(Protocol):
         """JSON-ready settings with `kind`; `sources.from_spec` turns them back into an equal source."""
 
 
+@runtime_checkable
 class Objective(Protocol):
     """What the model was trained for, in terms of its raw outputs `[b, k]` (logits, or regression values).
 
@@ -197,6 +200,7 @@ class Scores:
     stats: Mapping[str, Any]
 
 
+@runtime_checkable
 class Fitted(Protocol):
     """A method after `fit`: it has seen the training set and never a query. Safe to save and reload."""
 
@@ -221,6 +225,7 @@ class Fitted(Protocol):
         """Everything `Method.restore` needs beyond the subject and `stats`."""
 
 
+@runtime_checkable
 class Method(Protocol):
     """One way to estimate influence: a frozen dataclass whose fields are its settings, checked on creation."""
 

@@ -150,12 +150,13 @@ def trust(scores: ArrayLike, second: ArrayLike, noise: ArrayLike, k: int = 20) -
     agreement, overlap = rank_agreement(first, other), top_overlap(first, other, min(k, first.shape[1] // 2))
     largest = np.abs(first).max(axis=1)
     return [
-        Trust(float(ranks), float(top), float(own), _verdict(float(ranks), float(top), float(own), float(size)))
+        Trust(float(ranks), float(top), float(own), verdict(float(ranks), float(top), float(own), float(size)))
         for ranks, top, own, size in zip(agreement, overlap, floor, largest, strict=True)
     ]
 
 
-def _verdict(agreement: float, overlap: float, noise: float, largest: float) -> Verdict:
+def verdict(agreement: float, overlap: float, noise: float, largest: float) -> Verdict:
+    """The word for one query from its evidence: see `trust` for the thresholds. NaN noise detects nothing."""
     if largest == 0 or largest < noise:
         return "no effect detected"
     return "agree" if agreement >= AGREE_RANKS and overlap >= AGREE_TOP else "disagree"

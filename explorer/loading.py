@@ -128,6 +128,14 @@ def check_model(model: nn.Module, example_batch: Tensor, n_outputs: int) -> None
         )
 
 
+def as_model_input(model: nn.Module, inputs: Tensor) -> Tensor:
+    """`inputs` on the model's device and, unless they are whole numbers, in its floating type."""
+    parameter = next(model.parameters(), None)
+    if parameter is None:
+        return inputs
+    return inputs.to(device=parameter.device, dtype=parameter.dtype if inputs.is_floating_point() else None)
+
+
 def weights_key(model: nn.Module) -> str:
     """SHA-256 over names, types, shapes and bytes of the state dict: equal keys mean equal weights."""
     digest = hashlib.sha256()
@@ -273,7 +281,7 @@ def _importable(folder: Path) -> Iterator[None]:
 def _outputs(model: nn.Module, batch: Tensor, n_outputs: int) -> Tensor:
     try:
         with torch.no_grad():
-            outputs = model(batch)
+            outputs = model(as_model_input(model, batch))
     except Exception as error:
         raise ModelError(
             f"Expected the model to take inputs of shape {list(batch.shape)}; it raised {type(error).__name__}: "

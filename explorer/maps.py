@@ -76,7 +76,7 @@ def umap(features: Tensor | NDArray[Any], seed: int = 0, progress: Progress = si
     Fitted on exact neighbors of at most 20,000 seeded rows and started from PCA; every other row lies at the
     inverse-distance mean of its fitted neighbors, a copy of a fitted row exactly on it. Up to 5 rows: PCA.
     `progress` hears of neighbors, layout epochs and placing, and may raise Cancelled. The first call in a process
-    compiles for about 10 s.
+    compiles for 10 to 20 s, which cannot be cancelled.
     Raises SettingsError for a seed outside 0..2³²-1, DataError for features that are not finite.
     """
     if not 0 <= seed < 2**32:

@@ -22,6 +22,8 @@ DEFAULT_PORT = 8501
 PORTS_TRIED = 20
 SETTINGS: dict[str, str] = {
     "browser.gatherUsageStats": "false",
+    "client.showErrorLinks": "false",
+    "client.showSidebarNavigation": "false",
     "client.toolbarMode": "minimal",
     "runner.postScriptGC": "false",
     "server.fileWatcherType": "none",
@@ -72,7 +74,7 @@ def _start(root: Path, port: int, host: str) -> subprocess.Popen[bytes]:
     settings = {**SETTINGS, "server.port": str(port), "server.address": host}
     flags = [part for name, value in settings.items() for part in (f"--{name}", value)]
     return subprocess.Popen(
-        [sys.executable, "-m", "streamlit", "run", str(script), *flags],
+        [sys.executable, "-P", "-m", "streamlit", "run", str(script), *flags],
         env={**os.environ, "EXPLORER_RUNS": str(root)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -167,8 +167,10 @@ def evaluate(
 
 
 def check_two_passes(examples: Examples) -> None:
-    """Reads a few batches spread over the examples twice, the second time backwards, and raises `DataError` if they
-    differ, are not one finite row per example, or if ids repeat: it catches shuffling and augmentation in a source.
+    """Proves on a few batches, read forwards and then backwards, that the examples stay the same.
+
+    Raises `DataError` where the two passes differ (shuffling or augmentation in a source), where a batch is not one
+    finite row per example, or where ids repeat.
     """
     n = len(examples)
     if len(np.unique(examples.ids)) != n or len(examples.labels) != n:
@@ -180,16 +182,15 @@ def check_two_passes(examples: Examples) -> None:
     parts = [np.arange(start, min(start + CHECKED_ROWS, n)) for start in starts]
     passes = [examples.batch(part) for part in parts], [examples.batch(part) for part in reversed(parts)][::-1]
     for part, first, second in zip(parts, *passes, strict=True):
-        bad = len(first) == len(part) and ~first.flatten(1).isfinite().all(1).numpy()
-        if np.any(bad):
-            raise DataError(
-                f"Expected finite inputs; found NaN or infinity in {examples.ids[part][bad][0]!r}. Mend it."
-            )
-        if len(first) != len(part) or not torch.equal(first, second):
+        if len(first) != len(part) or not torch.equal(first.nan_to_num(), second.nan_to_num()):
             raise DataError(
                 f"Expected two passes over the examples to agree; found different inputs in rows {part[0]} to "
                 f"{part[-1]}. Take shuffling, augmentation or other randomness out of the source."
             )
+        bad = ~first.reshape(len(part), -1).isfinite().all(1).numpy()
+        if bad.any():
+            example = str(examples.ids[part][bad][0])
+            raise DataError(f"Expected finite inputs; found NaN or infinity in {example!r}. Mend or drop that example.")
 
 
 @dataclass(frozen=True)
@@ -225,7 +226,7 @@ class _Loop:
         trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         misfits = [name for name, v in state.momentum.items() if name not in trained or v.shape != trained[name].shape]
         if misfits or not trained:
-            found = f"momentum for {misfits[0]!r}, which it does not have so" if misfits else "no parameter to train"
+            found = f"momentum for {misfits[0]!r}, which it lacks in that shape" if misfits else "no parameter to train"
             raise ModelError(
                 f"Expected a model with trainable parameters that fit the state; found {found}. "
                 "Resume with the model that the state was trained with, and set requires_grad on what is to be trained."
@@ -308,7 +309,7 @@ class _Loop:
     def check_finite(self, loss: Tensor, epoch: int) -> None:
         """Raises `ModelError` unless every loss is finite."""
         if not bool(loss.isfinite().all()):
-            worst = float(loss[~loss.isfinite()].flatten()[0])
+            worst = float(loss.detach()[~loss.isfinite()].flatten()[0])
             raise ModelError(
                 f"Expected finite training losses; found {worst} in epoch {epoch} with a rate of {self.recipe.rate:g}. "
                 f"Try a rate of {self.recipe.rate / 10:g}, and bring inputs to about zero mean and unit deviation."

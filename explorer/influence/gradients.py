@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from explorer.contracts import Examples, Progress, Queries, Subject, silent
 from explorer.errors import DataError, ModelError
+from explorer.loading import as_model_input
 
 BATCH = 1024
 """Examples per forward pass."""
@@ -43,7 +44,7 @@ class Head:
         ]
         try:
             with _inference(model):
-                output = model(_as_model_input(model, inputs))
+                output = model(as_model_input(model, inputs))
         finally:
             for hook in hooks:
                 hook.remove()
@@ -92,7 +93,7 @@ def head_pass(
                 block = rows[start : start + BATCH]
                 progress(start, len(rows), "features")
                 seen.clear()
-                output = subject.model(_as_model_input(subject.model, examples.batch(block)))
+                output = subject.model(as_model_input(subject.model, examples.batch(block)))
                 feature, raw = seen[0]
                 if raw is not output and bool(torch.isfinite(output).all()) and not _same(raw, output):
                     raise ModelError(
@@ -184,11 +185,6 @@ def weighted_gradients(subject: Subject, queries: Queries, weights: Float[Tensor
 
 def _same(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and bool(torch.equal(a, b))
-
-
-def _as_model_input(model: nn.Module, inputs: Tensor) -> Tensor:
-    parameter = next(model.parameters(), None)
-    return inputs if parameter is None else inputs.to(device=parameter.device, dtype=parameter.dtype)
 
 
 class _inference:  # noqa: N801 - reads as a phrase where it is used

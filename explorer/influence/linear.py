@@ -12,8 +12,8 @@ from explorer.contracts import Objective, Progress, silent
 
 ROWS = 8192
 """Training rows per block of a contraction."""
-SOLVE_ELEMENTS = 4_000_000
-"""Elements of the largest block of per-example gradients held at once (32 MB in float64)."""
+SOLVE_ELEMENTS = 1_000_000
+"""Elements of the largest block of per-example products held at once (8 MB in float64)."""
 
 
 def curvature(
@@ -26,14 +26,16 @@ def curvature(
     n, p = features.shape
     k = outputs.shape[1]
     hessian = torch.zeros(k, p, k, p, dtype=torch.float64)
-    step = max(1, SOLVE_ELEMENTS // (k * p))
-    for start in range(0, n, step):
+    rows = min(ROWS, max(1, SOLVE_ELEMENTS // k**2))
+    width = max(1, SOLVE_ELEMENTS // (rows * p))
+    for start in range(0, n, rows):
         progress(start, n, "curvature")
-        h = features[start : start + step].double()
-        w = objective.loss_curvature(outputs[start : start + step].double())
+        h = features[start : start + rows].double()
+        w = objective.loss_curvature(outputs[start : start + rows].double())
         for c in range(k):
-            weighted = (w[:, c, c:].unsqueeze(2) * h.unsqueeze(1)).reshape(len(h), -1)
-            hessian[c, :, c:, :] += (h.T @ weighted).reshape(p, k - c, p)
+            for d in range(c, k, width):
+                weighted = (w[:, c, d : d + width].unsqueeze(2) * h.unsqueeze(1)).flatten(1)
+                hessian[c, :, d : d + width, :] += (h.T @ weighted).reshape(p, -1, p)
     for c in range(k):
         for d in range(c):
             hessian[c, :, d, :] = hessian[d, :, c, :].T

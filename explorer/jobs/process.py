@@ -23,6 +23,10 @@ from explorer.store import Run, write_bytes, write_json
 from explorer.store.files import storage_error
 
 
+_children: list[subprocess.Popen[bytes]] = []
+"""Workers started here: kept so that the dead ones are reaped at the next start and the living ones left alone."""
+
+
 def start(run: Run) -> JobState:
     """See that a worker is at the run, and return its state; a run that is done or being worked on is left alone."""
     state = read_state(run.path)
@@ -35,12 +39,13 @@ def start(run: Run) -> JobState:
         raise storage_error(error, run.path / "log") from error
     with log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "explorer", "work", str(run.path)],
+            [sys.executable, "-P", "-m", "explorer", "work", str(run.path)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
         )
+    _children[:] = [child for child in _children if child.poll() is None] + [process]
     now = time.time()
     launch = JobState("queued", pid=process.pid, born=process_born(process.pid) or now, started=now, updated=now)
     write_json(run.path / "launch.json", asdict(launch))

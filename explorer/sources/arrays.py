@@ -88,9 +88,9 @@ class ArrayExamples:
 
         chosen = self.inputs[np.asarray(rows, dtype=np.int64)]
         if isinstance(self.look, TableLook):
-            return torch.from_numpy(self.look.standardize(chosen))
-        pixels = torch.from_numpy(chosen)
-        return pixels.float().div_(255) if pixels.dtype == torch.uint8 else pixels
+            chosen = self.look.standardize(chosen)
+        values = torch.from_numpy(chosen)
+        return values.float().div_(255) if values.dtype == torch.uint8 else values
 
     def preview(self, row: int) -> Preview:
         """The picture, or the row in raw units with each value's distance from the training mean."""
@@ -115,49 +115,58 @@ def dataset_from_arrays(
     classes: Sequence[str] | None = None,
     feature_names: Sequence[str] | None = None,
     task: Task | None = None,
+    n_classes: int | None = None,
+    keep_seen: bool = False,
 ) -> Dataset:
-    """A checked `Dataset` from arrays or tensors.
+    """A checked `Dataset` from arrays or tensors; anything that does not fit is a DataError naming array and row.
 
     Inputs are `[n, d]` (table), `[n, h, w]`, `[n, h, w, 1|3]` or `[n, 1|3, h, w]` (images). Integer targets are class
     numbers 0..C-1 and float targets are regression, unless `task` says otherwise. `ids` names the training rows, or
-    training rows and then test rows. Test rows whose input is also a training input are left out, and `notes` says so.
-
-    Raises DataError for anything that does not fit, naming the array and the row.
+    training rows and then test rows. `n_classes` is C where there are no names, and means nothing for regression.
+    Test rows whose input is also a training input are left out, or kept in their places with `keep_seen`; `notes` says
+    so either way.
     """
     if task is not None and task not in get_args(Task):
         raise SettingsError(f"Expected task to be one of {', '.join(get_args(Task))}; found {task!r}.")
-    raw_train, raw_test = check.as_numbers("x_train", x_train), check.as_numbers("x_test", x_test)
-    check.check_pair(raw_train, raw_test)
-    y_train, y_test = check.as_targets("y_train", y_train), check.as_targets("y_test", y_test)
-    check.check_lengths(raw_train, y_train, "train")
-    check.check_lengths(raw_test, y_test, "test")
-    layout, train = check.as_inputs("x_train", raw_train)
-    _, test = check.as_inputs("x_test", raw_test)
-    task = check.resolve_task(y_train, y_test, task, classes)
-    targets, names = _targets(y_train, y_test, task, classes)
+    raw = check.as_numbers("x_train", x_train), check.as_numbers("x_test", x_test)
+    targets = check.as_targets("y_train", y_train), check.as_targets("y_test", y_test)
+    check.check_pair(*raw)
+    check.check_lengths(raw[0], targets[0], "train")
+    check.check_lengths(raw[1], targets[1], "test")
+    train, test, look = _inputs(*raw, feature_names)
+    task = check.resolve_task(*targets, task, classes)
+    (y_train, y_test), names = _targets(*targets, task, classes, n_classes)
     every_id = check.as_ids(ids, len(train), len(test))
-    columns = check.as_feature_names(feature_names, layout, train.shape[1])
-    look = _table_look(train, columns) if layout == "table" else _image_look(train)
-    keep, notes = _held_out(train, test)
+    keep, notes = _held_out(train, test, keep_seen)
     return Dataset(
         name,
         task,
-        train=ArrayExamples(train, targets[0], every_id[: len(train)], look),
-        test=ArrayExamples(test[keep], targets[1][keep], every_id[len(train) :][keep], look),
+        train=ArrayExamples(train, y_train, every_id[: len(train)], look),
+        test=ArrayExamples(test[keep], y_test[keep], every_id[len(train) :][keep], look),
         classes=names,
-        notes=(*notes, *_class_notes(targets[0], targets[1][keep], names)),
+        notes=(*notes, *_class_notes(y_train, y_test[keep], names)),
     )
 
 
+def _inputs(
+    raw_train: NDArray[Any], raw_test: NDArray[Any], feature_names: Sequence[str] | None
+) -> tuple[NDArray[Any], NDArray[Any], ImageLook | TableLook]:
+    """Training and test inputs in the form that `ArrayExamples` holds, and how both are shown."""
+    layout, train = check.as_inputs("x_train", raw_train)
+    _, test = check.as_inputs("x_test", raw_test)
+    columns = check.as_feature_names(feature_names, layout, train.shape[1])
+    return train, test, _table_look(train, columns) if layout == "table" else _image_look(train)
+
+
 def _targets(
-    y_train: NDArray[Any], y_test: NDArray[Any], task: Task, classes: Sequence[str] | None
+    y_train: NDArray[Any], y_test: NDArray[Any], task: Task, classes: Sequence[str] | None, n_classes: int | None
 ) -> tuple[tuple[NDArray[Any], NDArray[Any]], tuple[str, ...]]:
     """(Training, test) targets as int64 or float32 `[n]`, and class names (none for regression)."""
     if task == "regression":
         return (check.as_float32("y_train", y_train), check.as_float32("y_test", y_test)), ()
-    count = None if classes is None else len(classes)
+    count = check.known_count(classes, n_classes)
     labels = check.as_labels("y_train", y_train, count), check.as_labels("y_test", y_test, count)
-    return labels, check.class_names(*labels, classes)
+    return labels, check.class_names(*labels, classes, count)
 
 
 def _image_look(train: NDArray[Any]) -> ImageLook:
@@ -166,23 +175,24 @@ def _image_look(train: NDArray[Any]) -> ImageLook:
 
 def _table_look(train: NDArray[np.float32], names: tuple[str, ...]) -> TableLook:
     varies = train.max(axis=0) > train.min(axis=0)
-    return TableLook(names, train.mean(axis=0, dtype=np.float64), train.std(axis=0, dtype=np.float64) * varies)
+    mean, std = train.mean(axis=0, dtype=np.float64), train.std(axis=0, dtype=np.float64)
+    return TableLook(names, mean, std * varies)
 
 
-def _held_out(train: NDArray[Any], test: NDArray[Any]) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
-    """Which test rows are not training inputs, `[n_test]`, and a note on those that are; DataError if all are."""
+def _held_out(train: NDArray[Any], test: NDArray[Any], keep_seen: bool) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
+    """Which test rows stay, `[n_test]`, and a note on those that are training inputs; DataError if none stays."""
     repeated = check.repeats_of(train, test)
     count = int(repeated.sum())
-    if count == len(test):
+    if count == len(test) and not keep_seen:
         raise DataError(
             f"Expected test examples that the model was not trained on; found that all {count} rows of x_test have the "
             f"same input as a training row. Give held-out examples."
         )
     verb, left = ("has", "is") if count == 1 else ("have", "are")
-    note = (
-        f"{count} of {len(test)} test rows {verb} the same input as a training row and {left} left out of the queries"
-    )
-    return ~repeated, (note,) if count else ()
+    note = f"{count} of {len(test)} test rows {verb} the same input as a training row"
+    if keep_seen:
+        return np.ones(len(test), dtype=np.bool_), (note,) if count else ()
+    return ~repeated, (f"{note} and {left} left out of the queries",) if count else ()
 
 
 def _class_notes(train: NDArray[Any], test: NDArray[Any], classes: tuple[str, ...]) -> tuple[str, ...]:

@@ -57,7 +57,7 @@ class Planted:
 
     `flip` is the share of rows that get another class, drawn uniformly from the other classes; `duplicate` the share
     that is repeated at the end (ids with "-copy"), taken from rows that were not flipped. Both are in [0, 0.5] of the
-    original rows, rounded to whole rows, and drawn independently: changing one does not move the other's seed.
+    original rows, rounded to whole rows. Changing `duplicate` does not move the flips.
     """
 
     source: Source

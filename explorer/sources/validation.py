@@ -156,25 +156,46 @@ def as_labels(name: str, array: NDArray[Any], count: int | None) -> NDArray[np.i
     return np.asarray(array, dtype=np.int64)
 
 
-def class_names(y_train: NDArray[Any], y_test: NDArray[Any], classes: Sequence[str] | None) -> tuple[str, ...]:
-    """The given names, or "0".."C-1" for C = the largest label + 1.
+def known_count(classes: Sequence[str] | None, n_classes: int | None) -> int | None:
+    """How many classes there are, by their names or by `n_classes`; None if neither is given.
 
-    Raises DataError for fewer than two classes, for repeated names, and, without names, for more classes than
-    training rows.
+    Raises DataError when the two disagree and for fewer than two classes.
     """
+    if classes is not None and n_classes is not None and len(classes) != n_classes:
+        raise DataError(f"Expected a name for each of {n_classes} classes; found {len(classes)} names.")
+    count = n_classes if classes is None else len(classes)
+    return None if count is None else _at_least_two(count)
+
+
+def class_names(
+    y_train: NDArray[np.int64], y_test: NDArray[np.int64], classes: Sequence[str] | None, count: int | None
+) -> tuple[str, ...]:
+    """The given names, or "0".."C-1" for C = `count`, or the largest label + 1 where that is not known.
+
+    Raises DataError for fewer than two classes, for repeated names, and, with neither names nor count, for more
+    classes than training rows.
+    """
+    if classes is not None:
+        names = tuple(map(str, classes))
+        if len(set(names)) != len(names):
+            raise DataError(f"Expected each class name once; found {_repeated(names)!r} more than once.")
+        return names
     largest = int(max(y_train.max(), y_test.max()))
-    names = tuple(map(str, classes)) if classes is not None else ()
-    count = len(names) if classes is not None else largest + 1
-    if count < 2:
-        raise DataError(f"Expected at least two classes; found {count}. With one answer there is nothing to explain.")
-    if classes is None and count > len(y_train):
+    if count is None and largest >= len(y_train):
         raise DataError(
             f"Expected class numbers 0..C-1 with no more classes than training rows; found the label {largest} and "
             f"{len(y_train)} rows. Renumber the classes, or give task='regression' for numeric targets."
         )
-    if len(set(names)) != len(names):
-        raise DataError(f"Expected each class name once; found {_repeated(names)!r} more than once.")
-    return names or tuple(map(str, range(count)))
+    return tuple(map(str, range(_at_least_two(largest + 1) if count is None else count)))
+
+
+def _at_least_two(count: int) -> int:
+    if count < 2:
+        raise DataError(
+            f"Expected at least two classes; found {count}. With one answer there is nothing to explain; give float "
+            f"targets or task='regression' for numeric ones."
+        )
+    return count
 
 
 def as_ids(ids: Sequence[object] | NDArray[Any] | None, n_train: int, n_test: int) -> NDArray[np.str_]:

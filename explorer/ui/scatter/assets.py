@@ -15,9 +15,11 @@ MAP_JS = (
     *SHARED_JS,
     "camera.js",
     "points.js",
+    "layouts.js",
     "influence.js",
     "gl.js",
     "marks.js",
+    "picture.js",
     "gestures.js",
     "words.js",
     "face.js",
@@ -42,9 +44,11 @@ def _joined(names: tuple[str, ...]) -> str:
 
 @cache
 def map_assets() -> Assets:
+    """The map: everything under `MAP_JS`."""
     return Assets(html=_joined(("map.html",)), css=_joined(("base.css", "map.css")), js=_joined(MAP_JS))
 
 
 @cache
 def list_assets() -> Assets:
+    """The list: everything under `LIST_JS`."""
     return Assets(html=_joined(("list.html",)), css=_joined(("base.css", "list.css")), js=_joined(LIST_JS))

@@ -13,6 +13,10 @@ class Face {
   open(data) {
     this.root.style.setProperty("--height", `${data.height}px`);
     this.find("[data-show=wrong]").hidden = data.task === "regression";
+    this.find("[data-show=clip]").textContent = `${data.unit ? `${data.unit}, ` : ""}clipped at the 99.5th percentile`;
+    const total = data.n_train + data.n_test;
+    this.find("[data-show=shown]").style.minWidth = `${2 * count(total).length + 16}ch`;
+    this.counts(total, total);
   }
 
   withoutWebGL() {
@@ -45,11 +49,11 @@ class Face {
     }
   }
 
-  legend(data, row) {
-    const say = (name, text) => { this.find(`[data-show=${name}]`).textContent = text; };
-    say("plus", row ? signed(row.scale) : "");
-    say("minus", row ? signed(-row.scale) : "");
-    say("clip", row ? `${data.unit ? `${data.unit}, ` : ""}clipped at the 99.5th percentile` : "");
+  /* Takes the same room with and without a row: the map must not jump. */
+  legend(row) {
+    for (const [name, sign] of [["plus", 1], ["minus", -1]]) {
+      this.find(`[data-show=${name}]`).textContent = row ? signed(sign * row.scale) : "";
+    }
   }
 
   counts(inView, total) {

@@ -8,28 +8,32 @@
 const TRAIN_VERTEX = `#version 300 es
 in vec2 place; in float influence;
 uniform vec2 zoom, offset; uniform float base, grow;
-out float strength; out float sign_; out float radius;
+flat out float strength; flat out float sign_; flat out float radius; flat out float size;
 void main() {
-  strength = smoothstep(0.06, 0.75, abs(influence));
+  strength = smoothstep(0.05, 0.95, abs(influence));
   sign_ = influence;
   radius = 0.5 * (base + grow * strength);
   gl_Position = vec4(place * zoom + offset, 0.8 - 1.6 * strength, 1.0);
-  gl_PointSize = 2.0 * radius + 4.0;
+  size = 2.0 * radius + (strength > 0.02 ? 4.0 : 1.0);  /* room for the rim: the muted many have none */
+  gl_PointSize = size;
 }`;
 
 const TRAIN_FRAGMENT = `#version 300 es
 precision highp float;
-in float strength; in float sign_; in float radius;
+flat in float strength; flat in float sign_; flat in float radius; flat in float size;
 uniform vec3 muted, towards, away, ground; uniform float faint;
 out vec4 color;
 void main() {
-  float d = length(gl_PointCoord - 0.5) * (2.0 * radius + 4.0);
+  float d = length(gl_PointCoord - 0.5) * size;
   float dot_ = clamp(radius - d + 0.5, 0.0, 1.0);
-  float rim = strength > 0.02 ? clamp(radius + 1.0 - d + 0.5, 0.0, 1.0) * 0.85 : 0.0;
-  float alpha = mix(faint, 0.95, min(1.0, strength * 1.6));
-  float cover = max(dot_ * alpha, rim * min(1.0, strength * 3.0));
+  if (strength <= 0.02) {
+    color = vec4(muted, 1.0) * (faint * dot_);
+    return;
+  }
+  float rim = clamp(radius + 1.0 - d + 0.5, 0.0, 1.0) * 0.85;
+  float cover = max(dot_ * mix(faint, 0.92, min(1.0, strength * 1.5)), rim * min(1.0, strength * 3.0));
   if (cover < 0.02) discard;
-  vec3 hue = mix(muted, sign_ < 0.0 ? away : towards, smoothstep(0.0, 0.35, strength));
+  vec3 hue = mix(muted, sign_ < 0.0 ? away : towards, smoothstep(0.0, 0.45, strength));
   color = vec4(mix(ground, hue, dot_) * cover, cover);
 }`;
 
@@ -47,7 +51,7 @@ void main() {
 const TEST_FRAGMENT = `#version 300 es
 precision highp float;
 in float wrong; in float half_;
-uniform vec3 ink, ground; uniform float line, faint;
+uniform vec3 ink, soft, ground; uniform float line, faint;
 out vec4 color;
 void main() {
   vec2 p = abs((gl_PointCoord - 0.5) * (2.0 * half_ + 4.0));
@@ -60,7 +64,7 @@ void main() {
   float halo = wrong > 0.5 ? clamp(wide * 0.5 + line - d + 0.5, 0.0, 1.0) * 0.9 : 0.0;
   float cover = max(stroke * mix(faint, 1.0, wrong), halo);
   if (cover < 0.02) discard;
-  color = vec4(mix(ground, ink, stroke) * cover, cover);
+  color = vec4(mix(ground, wrong > 0.5 ? ink : soft, stroke) * cover, cover);
 }`;
 
 function program(gl, vertex, fragment) {
@@ -176,10 +180,11 @@ class PointsGL {
     gl.useProgram(test.made);
     gl.uniform2fv(test.places.zoom, scale);
     gl.uniform2fv(test.places.offset, offset);
-    gl.uniform1f(test.places.base, (points.nTest > 3000 ? 3.2 : 4.2) * closer);
+    gl.uniform1f(test.places.base, (points.nTest > 800 ? 3.4 : 4.2) * closer);
     gl.uniform1f(test.places.line, 1.25 * ratio);
-    gl.uniform1f(test.places.faint, points.nTest > 3000 ? 0.45 : 0.7);
+    gl.uniform1f(test.places.faint, points.nTest > 3000 ? 0.3 : points.nTest > 800 ? 0.5 : 0.75);
     gl.uniform3fv(test.places.ink, theme.text);
+    gl.uniform3fv(test.places.soft, mix(theme.background, theme.text, points.nTest > 800 ? 0.66 : 0.85));
     gl.uniform3fv(test.places.ground, theme.background);
     gl.bindVertexArray(this.testArrays);
     gl.drawArrays(gl.POINTS, 0, points.nTest);

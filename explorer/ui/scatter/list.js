@@ -68,7 +68,7 @@ class QueryList {
       this.unsubscribe?.();
       this.channel = this.bus.channel(data.run);
       this.unsubscribe = this.channel.subscribe((state, changed, source) => {
-        if (changed.includes("query")) this.follow(source !== "list");
+        if (changed.includes("query")) this.follow(source === "list" ? "edge" : "center");
       });
     }
     this.channel.fromPython(data.query, data.target, data.revision);
@@ -137,7 +137,7 @@ class QueryList {
     else if (!this.shown.length) this.say(this.nothingFound(asked), "clear");
     else this.say(null);
     this.rows.show(this.shown, (i) => this.facts(i), ROW_PX[this.queries.kind] ?? ROW_PX.table);
-    this.follow(true);
+    this.follow("center");
   }
 
   nothingFound(asked) {
@@ -208,7 +208,6 @@ class QueryList {
     if (query === this.channel.state.query) return;
     const target = this.channel.state.target;
     this.channel.publish({ query }, "list");
-    this.follow(true);
     const pick = { query, target: coincide(this.queries.task, this.queries, null, query) ? "label" : target };
     this.channel.sent(pick.query, pick.target);
     this.pace.push(pick, held);

@@ -12,49 +12,45 @@ const SLOW_MS = 150;
 const AHEAD = 3;
 const GLIDE_MS = 180;
 
-/* Points of the last layouts, so that coming back to one needs no network. */
-const keptPoints = new Map();
-
 class InfluenceMap {
   constructor({ parentElement }) {
     this.root = parentElement.querySelector(".ie-map");
-    this.stop = new AbortController();
     this.face = new Face(this.root);
-    this.stage = this.root.querySelector(".stage");
-    this.canvas = this.root.querySelector("canvas.points");
+    this.stop = new AbortController();
     this.bus = theBus();
     this.data = this.points = this.row = this.rows = this.channel = null;
-    this.camera = new Camera();
     this.hovered = this.inspected = -1;
     this.numbered = [];
-    this.frame = 0;
-    this.dirty = false;
     this.pace = new Paced((pick) => this.send("pick", pick));
     this.probe = this.makeProbe();
     try {
-      this.gl = new PointsGL(this.canvas);
+      this.picture = new Picture(this.root, {
+        scene: () => this.scene(), measure: () => this.bus.measure,
+        drawn: (scene, dirty, recolored) => this.drawn(scene, dirty, recolored),
+      });
     } catch (error) {
-      this.gl = null;
+      this.picture = null;
       if (error.message !== "no WebGL2") console.warn(error.message);
       return;
     }
-    this.marks = new Marks(this.root.querySelector("canvas.marks"));
+    this.camera = this.picture.camera;
     this.listen();
   }
 
   listen() {
     const { signal } = this.stop;
-    const on = (name, heard) => this.canvas.addEventListener(name, heard, { signal });
+    const { canvas } = this.picture;
+    const on = (name, heard) => canvas.addEventListener(name, heard, { signal });
     on("webglcontextlost", (event) => {
       event.preventDefault();
       this.face.cover("The browser took the graphics card away from the map. It comes back by itself in a moment.");
     });
     on("webglcontextrestored", () => {
-      this.gl.build();
+      this.picture.gl.build();
       this.face.cover(null);
-      this.redraw();
+      this.picture.redraw();
     });
-    gestures(this.canvas, signal, {
+    gestures(canvas, signal, {
       pan: (dx, dy) => this.move(() => this.camera.pan(dx, dy)),
       zoom: (factor, x, y) => this.move(() => this.camera.zoom(factor, x, y)),
       click: (x, y) => this.click(x, y),
@@ -77,11 +73,7 @@ class InfluenceMap {
       0: actions.home, f: actions.frame, "+": actions.in, "=": actions.in, "-": actions.out,
       t: () => this.explain(this.target === "label" ? "prediction" : "label"),
     });
-    const observer = new ResizeObserver(() => this.resize());
-    observer.observe(this.stage);
-    signal.addEventListener("abort", () => observer.disconnect());
-    window.addEventListener("resize", () => this.resize(), { signal });
-    watchTheme(this.root, signal, () => this.retheme());
+    this.picture.listen(signal);
   }
 
   /* ---- what Python says ---- */
@@ -92,12 +84,12 @@ class InfluenceMap {
     this.component = component;
     this.data = data;
     this.face.open(data);
-    if (!this.gl) return this.withoutWebGL();
+    if (!this.picture) return this.withoutWebGL();
     const sameRun = before && ["run", "token", "base", "n_train", "n_test"].every((name) => before[name] === data[name]);
     if (!sameRun) this.openRun();
     if (!sameRun || before.layout !== data.layout) this.openLayout();
     this.channel.fromPython(data.query, data.target, data.revision);
-    this.retheme();
+    this.picture.retheme();
     if (!sameRun) this.selected();
     return undefined;
   }
@@ -117,7 +109,7 @@ class InfluenceMap {
     this.channel.view = this.probe;
     this.unsubscribe = this.channel.subscribe((state, changed) => {
       if (changed.includes("query") || changed.includes("target")) this.selected();
-      else if (changed.includes("queries")) this.describe();
+      else if (changed.includes("queries")) this.learned();
     });
   }
 
@@ -129,21 +121,16 @@ class InfluenceMap {
 
   async openLayout() {
     const { data } = this;
-    const key = `${data.run}/${data.layout}`;
-    let points = keptPoints.get(key);
-    if (!points) {
-      const slow = setTimeout(() => this.face.cover("Loading the map …"), SLOW_MS);
-      try {
-        const buffer = await load(route(data, `points/${data.layout}.bin`), `the ${LAYOUTS[data.layout]} map`, { signal: this.stop.signal });
-        points = decodePoints(buffer, data.n_train, data.n_test);
-      } catch (error) {
-        if (this.wantsLayout(key) && error.name !== "AbortError") this.face.cover(error.message, () => this.openLayout());
-        return;
-      } finally {
-        clearTimeout(slow);
-      }
-      keptPoints.set(key, points);
-      if (keptPoints.size > 3) keptPoints.delete(keptPoints.keys().next().value);
+    const key = layoutKey(data);
+    const slow = setTimeout(() => this.face.cover("Loading the map …"), SLOW_MS);
+    let points;
+    try {
+      points = await layoutPoints(data, this.stop.signal);
+    } catch (error) {
+      if (this.wantsLayout(key) && error.name !== "AbortError") this.face.cover(error.message, () => this.openLayout());
+      return;
+    } finally {
+      clearTimeout(slow);
     }
     if (!this.wantsLayout(key)) return;
     this.face.cover(null);
@@ -152,16 +139,14 @@ class InfluenceMap {
     this.place = key;
     this.hovered = this.inspected = -1;
     this.face.card(null);
-    this.camera.open(points, this.bus.cameras.get(key));
-    this.gl.setPoints(points);
+    this.picture.open(points, this.bus.cameras.get(key));
     this.probe.ready = performance.now();
+    this.learned();
     if (this.row && this.shown === this.wanted) this.apply(this.row);
-    else this.selected();
-    this.redraw();
   }
 
   wantsLayout(key) {
-    return `${this.data.run}/${this.data.layout}` === key && !this.stop.signal.aborted;
+    return layoutKey(this.data) === key && !this.stop.signal.aborted;
   }
 
   /* ---- the selection ---- */
@@ -189,11 +174,19 @@ class InfluenceMap {
   /* The ring moves at once; the colors follow when the row is here. */
   selected() {
     this.inspected = -1;
-    this.face.target(this.query !== null, this.query === null ? "label" : this.target, this.query !== null && this.same(this.query));
-    this.redraw(false);
+    this.showTarget();
+    this.picture.redraw(false);
     const needsPoints = this.channel.state.target === "prediction" && !this.points;
     if (this.known(this.query) && !needsPoints) this.loadRow();
     else this.face.note(this.query === null || needsPoints ? null : `There is no test row ${this.query} in this run.`);
+  }
+
+  /* Points or predictions came, and with them whether label and answer differ here. */
+  learned() {
+    this.showTarget();
+    this.describe();
+    if (this.query === null) return;
+    if (!this.known(this.query) || this.rows.key(this.query, this.target) !== this.wanted) this.selected();
   }
 
   loadRow() {
@@ -225,9 +218,8 @@ class InfluenceMap {
     this.row = null;
     this.shown = null;
     this.numbered = [];
-    if (this.points) this.gl.setValues(null);
-    this.face.legend(this.data, this.row);
-    this.redraw();
+    if (this.points) this.picture.color(null);
+    this.face.legend(this.row);
   }
 
   apply(row) {
@@ -237,10 +229,8 @@ class InfluenceMap {
     if (!this.points) return;
     this.face.note(null);
     this.numbered = numberedOf(row);
-    this.gl.setValues(row.values);
-    this.recolored = true;
-    this.face.legend(this.data, this.row);
-    this.redraw();
+    this.picture.color(row.values);
+    this.face.legend(this.row);
     this.describe();
     clearTimeout(this.idle);
     this.idle = setTimeout(() => {
@@ -287,7 +277,7 @@ class InfluenceMap {
     if (i >= points.nTrain) this.pick(i - points.nTrain, this.channel.state.target);
     else {
       this.inspected = i;
-      this.redraw(false);
+      this.picture.redraw(false);
       this.send("inspect", { row: i });
     }
   }
@@ -299,9 +289,9 @@ class InfluenceMap {
       const i = this.pointer ? this.near(...this.pointer, HOVER_PX) : -1;
       if (i === this.hovered) return;
       this.hovered = i;
-      this.canvas.toggleAttribute("data-over", i >= 0);
+      this.picture.canvas.toggleAttribute("data-over", i >= 0);
       this.showCard(i);
-      this.redraw(false);
+      this.picture.redraw(false);
     });
   }
 
@@ -317,7 +307,7 @@ class InfluenceMap {
       this.hovered = -1;
       this.face.card(null);
     }
-    this.redraw();
+    this.picture.redraw();
   }
 
   goTo(goal) {
@@ -335,54 +325,28 @@ class InfluenceMap {
 
   /* ---- the picture ---- */
 
-  resize() {
-    const { stage } = this;
-    this.ratio = window.devicePixelRatio || 1;
-    this.camera.resize(stage.clientWidth, stage.clientHeight);
-    for (const canvas of stage.querySelectorAll("canvas")) {
-      canvas.width = Math.max(1, Math.round(stage.clientWidth * this.ratio));
-      canvas.height = Math.max(1, Math.round(stage.clientHeight * this.ratio));
-    }
-    this.redraw();
-  }
-
-  retheme() {
-    this.theme = readTheme(this.root);
-    this.root.toggleAttribute("data-dark", this.theme.dark);
-    this.root.style.setProperty("--muted", css(this.theme.muted));
-    if (this.ratio) this.redraw();
-  }
-
-  /* Draws in the next frame: the points as well, or only what lies on top of them. */
-  redraw(points = true) {
-    this.dirty ||= points;
-    if (!this.gl || !this.ratio) return;
-    this.frame ||= requestAnimationFrame(() => this.draw());
-  }
-
-  draw() {
-    this.frame = 0;
-    const { camera, theme, ratio, points, probe } = this;
-    if (this.dirty) {
-      this.gl.draw(camera, theme, ratio);
-      clearTimeout(this.counting);
-      this.counting = setTimeout(() => this.showCounts(), 120);
-    }
-    this.dirty = false;
+  scene() {
+    const { points, inspected, hovered, numbered } = this;
     const query = points && this.known(this.query) ? points.nTrain + this.query : -1;
-    this.marks.draw(camera, theme, ratio,
-      { points, query, inspected: this.inspected, hovered: this.hovered, numbered: this.numbered });
-    probe.drawn = points ? { train: points.nTrain, test: points.nTest, numbered: this.numbered.length, query: this.query } : null;
-    const recolored = this.recolored && points;
-    this.recolored = false;
-    if (recolored && this.bus.measure) this.gl.finish();
-    setTimeout(() => {
-      probe.lastRing = performance.now();
-      if (recolored) probe.lastDraw = probe.lastRing;
-    }, 0);
+    return { points, query, inspected, hovered, numbered };
+  }
+
+  drawn({ points, numbered }, dirty, recolored) {
+    const { probe } = this;
+    probe.drawn = points ? { train: points.nTrain, test: points.nTest, numbered: numbered.length, query: this.query } : null;
+    probe.lastRing = performance.now();
+    if (recolored && points) probe.lastDraw = probe.lastRing;
+    if (!dirty) return;
+    clearTimeout(this.counting);
+    this.counting = setTimeout(() => this.showCounts(), 120);
   }
 
   /* ---- the words ---- */
+
+  showTarget() {
+    const any = this.known(this.query);
+    this.face.target(any, any ? this.target : "label", any && this.same(this.query));
+  }
 
   showCard(i) {
     const { data, points, row, camera } = this;
@@ -402,7 +366,7 @@ class InfluenceMap {
   describe() {
     if (!this.points || !this.known(this.query)) return;
     const about = summary(this.data, this.points, this.channel.state.queries, this.query, this.target, this.row);
-    this.canvas.setAttribute("aria-label", mapName(this.data, this.points, about));
+    this.picture.canvas.setAttribute("aria-label", mapName(this.data, this.points, about));
     this.face.say(about);
   }
 
@@ -414,11 +378,7 @@ class InfluenceMap {
       get camera() { return { ...map.camera.at }; },
       get shown() { return map.shown ?? null; },
       /* Page px of a point: training row i, or n_train + test row. */
-      screenOf(i) {
-        const box = map.canvas.getBoundingClientRect();
-        const [x, y] = map.camera.toScreen(map.points.at[2 * i], map.points.at[2 * i + 1]);
-        return [box.left + x, box.top + y];
-      },
+      screenOf: (i) => map.picture.pagePlace(map.points, i),
     };
   }
 
@@ -426,11 +386,11 @@ class InfluenceMap {
     this.stop.abort();
     this.pace.cancel();
     this.stopGlide?.();
-    cancelAnimationFrame(this.frame);
+    cancelAnimationFrame(this.hoverFrame);
     for (const timer of [this.slow, this.idle, this.counting]) clearTimeout(timer);
     this.leaveRun();
     this.face.dispose();
-    this.gl?.dispose();
+    this.picture?.dispose();
   }
 }
 

@@ -5,8 +5,9 @@
  */
 
 const NUMBERED = 10;
-const LABEL_PLACES = [[1, -1], [1, 1], [-1, -1], [-1, 1], [0, -1.5], [0, 1.5], [1.5, 0], [-1.5, 0],
-  [1.6, -2.2], [1.6, 2.2], [-1.6, -2.2], [-1.6, 2.2], [2.6, -1.2], [-2.6, -1.2], [2.6, 1.2], [-2.6, 1.2]];
+const FULL_TURN = 2 * Math.PI;
+/* Where a number may stand around its mark: [direction, distance], near ones first. */
+const LABEL_PLACES = [1, 1.9, 3, 4.2].flatMap((far) => Array.from({ length: 12 }, (_, i) => [(i * FULL_TURN) / 12, far]));
 
 /* The first few training rows of each side, as drawn: [{ row, rank, towards }], the first ones last (on top). */
 function numberedOf(row) {
@@ -50,7 +51,7 @@ class Marks {
 
   ring([x, y], theme) {
     const path = new Path2D();
-    path.arc(x, y, 10, 0, 2 * Math.PI);
+    path.arc(x, y, 10, 0, FULL_TURN);
     for (const [dx, dy] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) {
       path.moveTo(x + 10 * dx, y + 10 * dy);
       path.lineTo(x + 15 * dx, y + 15 * dy);
@@ -60,7 +61,7 @@ class Marks {
 
   halo([x, y], theme) {
     const path = new Path2D();
-    path.arc(x, y, 7.5, 0, 2 * Math.PI);
+    path.arc(x, y, 7.5, 0, FULL_TURN);
     this.stroke(path, theme, mix(theme.background, theme.text, 0.65), 1.4);
   }
 
@@ -75,33 +76,35 @@ class Marks {
   }
 
   triangle({ at: [x, y], towards }, theme) {
+    const { context } = this;
     const up = towards ? -1 : 1;
     const path = new Path2D();
-    path.moveTo(x, y + 6.8 * up);
-    path.lineTo(x + 6.4, y - 4.6 * up);
-    path.lineTo(x - 6.4, y - 4.6 * up);
+    path.moveTo(x, y + 7.6 * up);
+    path.lineTo(x + 7.2, y - 5 * up);
+    path.lineTo(x - 7.2, y - 5 * up);
     path.closePath();
-    this.stroke(path, theme, theme.background, 0.5);
-    this.context.fillStyle = css(towards ? theme.towards : theme.away);
-    this.context.fill(path);
+    this.stroke(path, theme, theme.text, 2.6);
+    context.fillStyle = css(towards ? theme.towards : theme.away);
+    context.fill(path);
   }
 
-  /* Gives every mark a place for its number, as free of the others as can be; the first ranks choose first. It looks
-   * at distances only, so a pan moves no label. */
+  /* Gives every mark a place for its number: free of the others as far as can be, near, and outwards from the query.
+   * The first ranks choose first. Only distances count, so a pan moves no label. */
   label(marks, query, theme) {
     const { context } = this;
     context.font = `600 12px ${theme.font}`;
-    const taken = marks.map(({ at: [x, y] }) => [x - 7, y - 7, x + 7, y + 7]);
+    const taken = marks.map(({ at: [x, y] }) => [x - 8, y - 8, x + 8, y + 8]);
     if (query) taken.push([query[0] - 15, query[1] - 15, query[0] + 15, query[1] + 15]);
     for (const mark of [...marks].reverse()) {
       const [x, y] = mark.at;
       mark.text = String(mark.rank);
       mark.wide = Math.max(16, context.measureText(mark.text).width + 9);
+      const out = query ? Math.atan2(y - query[1], x - query[0]) : 0;
       let least = Infinity;
-      for (const [i, [dx, dy]] of LABEL_PLACES.entries()) {
-        const [cx, cy] = [x + dx * (8 + mark.wide / 2), y + dy * 13];
+      for (const [turn, far] of LABEL_PLACES) {
+        const [cx, cy] = [x + Math.cos(turn) * (8 + mark.wide / 2) * far, y + Math.sin(turn) * 16 * far];
         const box = [cx - mark.wide / 2 - 1, cy - 9, cx + mark.wide / 2 + 1, cy + 9];
-        const cost = taken.reduce((sum, other) => sum + overlap(box, other), i * 0.6);
+        const cost = taken.reduce((sum, other) => sum + overlap(box, other), 14 * far + 8 * (1 - Math.cos(turn - out)));
         if (cost < least) [least, mark.box, mark.center] = [cost, box, [cx, cy]];
       }
       taken.push(mark.box);

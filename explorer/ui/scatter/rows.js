@@ -31,16 +31,19 @@ class RowsView {
     this.render();
   }
 
+  /* `follow`: "edge" scrolls as little as needed, "center" puts a row from elsewhere in the middle. */
   select(position, follow) {
     this.selected = position;
-    if (follow && position >= 0) this.reveal(position);
+    if (follow && position >= 0) this.reveal(position, follow === "center");
     this.render();
   }
 
-  reveal(position) {
+  reveal(position, center) {
     const { box, height } = this;
     const top = position * height;
-    if (top < box.scrollTop) box.scrollTop = Math.max(0, top - height);
+    const hidden = top < box.scrollTop || top + height > box.scrollTop + box.clientHeight;
+    if (center && hidden) box.scrollTop = top - (box.clientHeight - height) / 2;
+    else if (top < box.scrollTop) box.scrollTop = Math.max(0, top - height);
     else if (top + height > box.scrollTop + box.clientHeight) box.scrollTop = top - box.clientHeight + 2 * height;
   }
 

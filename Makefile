@@ -1,0 +1,39 @@
+# Two commands for a newcomer: `make demo` and `make test`. Everything lives in .venv; nothing else is touched.
+PYTHON ?= python3
+BIN := .venv/bin
+# Bytecode is compiled when first used instead of for all of torch at once: the install takes half the time.
+PIP := $(BIN)/pip install --quiet --no-compile --disable-pip-version-check
+
+.PHONY: demo test check slow lint clean
+
+demo: .venv/.installed
+	$(BIN)/explorer demo
+
+test: .venv/.tested check
+
+# What CI runs; needs the environment of `make test`.
+check: lint
+	$(BIN)/python -m pytest -m "not slow"
+
+lint:
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# The slow tests too: minutes. EXPLORER_DATA=folder adds those that need the real data sets.
+slow: .venv/.tested
+	$(BIN)/python -m pytest
+
+.venv/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(PIP) -e .
+	touch $@
+
+.venv/.tested: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(PIP) -e '.[test]'
+	touch $@ .venv/.installed
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

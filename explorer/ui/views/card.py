@@ -1,0 +1,135 @@
+"""What did the model say, and what is being explained? The query's card with its trust line, as one HTML element."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from explorer.ui.views.words import percent, plain, safe, signed
+
+
+@dataclass(frozen=True)
+class Value:
+    """One named value of a table row; `unusual` is its distance from the training mean in standard deviations."""
+
+    name: str
+    value: float
+    unusual: float
+
+
+@dataclass(frozen=True)
+class Face:
+    """How an example looks: a picture (data URI), or its most unusual values, most unusual first, of `values_total`."""
+
+    picture: str | None = None
+    values: tuple[Value, ...] = ()
+    values_total: int = 0
+
+
+@dataclass(frozen=True)
+class Query:
+    """One prediction. `confidence` is NaN for regression; `rank` counts from 1 among `total` queries."""
+
+    id: str
+    face: Face
+    label: str
+    prediction: str
+    wrong: bool
+    classification: bool
+    confidence: float
+    loss: float
+    asked: str
+    rank: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Evidence under an answer: method and sizes in words, second opinion, noise, and what is to be said about it."""
+
+    method: str
+    agreement: float
+    overlap: float
+    noise: float
+    strongest: float
+    unit: str
+    verdict: str
+    train: int
+
+
+def query_card(query: Query) -> str:
+    """The card as HTML."""
+    return f"""
+<section class="ix-card" aria-label="Prediction {safe(query.id)}">
+  {face(query.face, f"test example {query.id}", large=True)}
+  <div class="ix-card-text">
+    <div class="ix-id">{safe(query.id)} <span class="ix-quiet">{query.rank:,} of {query.total:,}</span></div>
+    <div class="ix-said">{_said(query)}</div>
+    <div class="ix-quiet">{_measures(query)}</div>
+    <div>Explaining: <strong>{safe(query.asked)}</strong></div>
+  </div>
+</section>"""
+
+
+def trust_line(trust: Trust) -> str:
+    """The trust line as HTML: the verdict first, then what it rests on."""
+    words = {
+        "agree": ("✓", "Two methods agree on this ranking."),
+        "disagree": ("≠", "Two methods disagree on this ranking: take single examples with care."),
+        "no effect detected": (
+            "∅",
+            "No effect detected: one more epoch of training moves this answer more than any one example.",
+        ),
+        "alone": ("?", "No second method to compare with."),
+    }
+    mark, sentence = words[trust.verdict]
+    parts = [safe(trust.method), f"{trust.train:,} training examples"]
+    if trust.verdict != "alone":
+        parts.append(f"rank agreement {trust.agreement:.2f}, {round(20 * trust.overlap)} of the 20 strongest shared")
+    noise = (
+        f"noise {plain(trust.noise)} {safe(trust.unit)} an epoch"
+        if trust.noise == trust.noise
+        else "noise unknown without a training log"
+    )
+    parts.append(f"strongest {plain(trust.strongest)}, {noise}")
+    return (
+        f'<p class="ix-trust" role="note"><strong><span aria-hidden="true">{mark}</span> {sentence}</strong> '
+        f'<span class="ix-quiet">{" · ".join(parts)}</span></p>'
+    )
+
+
+def face(look: Face, alt: str, large: bool = False) -> str:
+    """A picture, or a small table of the most unusual values."""
+    if look.picture is not None:
+        size = "ix-picture-large" if large else "ix-picture"
+        return f'<img class="{size}" src="{look.picture}" alt="{safe(alt)}">'
+    rows = "".join(
+        f'<tr><th scope="row" title="{safe(v.name)}">{safe(v.name)}</th><td>{plain(v.value) if v.value >= 0 else "−" + plain(-v.value)}</td>'
+        f'<td class="ix-quiet">{signed(round(v.unusual, 1))}σ</td></tr>'
+        for v in look.values
+    )
+    more = look.values_total - len(look.values)
+    note = f"<caption>{len(look.values)} most unusual of {look.values_total} values</caption>" if more > 0 else ""
+    return f'<table class="ix-values">{note}<tbody>{rows}</tbody></table>'
+
+
+def _said(query: Query) -> str:
+    if not query.classification:
+        return f"says <strong>{safe(query.prediction)}</strong>, true value {safe(query.label)}"
+    mark = "✗" if query.wrong else "✓"
+    return f"{mark} says <strong>{safe(query.prediction)}</strong>, labeled <strong>{safe(query.label)}</strong>"
+
+
+def _measures(query: Query) -> str:
+    loss = f"loss {plain(query.loss)}"
+    return f"confidence {percent(query.confidence)} · {loss}" if query.classification else loss
+
+
+def inspected(name: str, look: Face, label: str, prediction: str, influence: float, why: str) -> str:
+    """A training example that was picked on the map, and what it did for the query."""
+    return f"""
+<section class="ix-card-text ix-card" style="border:0;padding:0" aria-label="Training example {safe(name)}">
+  {face(look, f"training example {name}", large=True)}
+  <div class="ix-card-text"><div class="ix-id">{safe(name)} <span class="ix-quiet">training example</span></div>
+  <div>labeled <strong>{safe(label)}</strong>, model says <strong>{safe(prediction)}</strong></div>
+  <div>influence on this prediction: <strong>{signed(influence)}</strong> <span class="ix-quiet">{safe(why)}</span></div></div>
+</section>"""

@@ -1,0 +1,108 @@
+"""Which training examples are in this group? Tiles with both measurements, and the card of a chosen example, as HTML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import floor, log10
+
+from explorer.ui.views.card import Face, face
+from explorer.ui.views.words import plain, safe, signed
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training example and what is known of its memorization.
+
+    `right` is None for regression; `percentile` is of the score that the flag rests on; `neutral` says that `held_out` is inside the noise;
+    `planted` names a planted fault; `meaning` says in a sentence what the quadrant means.
+    """
+
+    id: str
+    face: Face
+    label: str
+    prediction: str
+    right: bool | None
+    percentile: float
+    self_influence: float
+    held_out: float
+    held_out_se: float
+    neutral: bool
+    memorized: bool
+    quadrant: str
+    meaning: str = ""
+    planted: str = ""
+
+
+def tiles(examples: list[Example], name: str) -> str:
+    """The examples of a group as one element."""
+    if not examples:
+        return f'<p class="ix-note">No training example of this run is “{safe(name)}”.</p>'
+    body = "".join(_tile(example) for example in examples)
+    return f'<section class="ix-examples" aria-label="{safe(name)}">{body}</section>'
+
+
+def card(example: Example) -> str:
+    """One example in full."""
+    return f"""
+<section class="ix-card" aria-label="Training example {safe(example.id)}">
+  {face(example.face, f"training example {example.id}", large=True)}
+  <div class="ix-card-text">
+    <div class="ix-id">{safe(example.id)} <span class="ix-quiet">training example</span></div>
+    <div>{_said(example)}</div>
+    <div><strong>{safe(example.quadrant)}</strong> <span class="ix-quiet">{safe(example.meaning)}</span></div>
+    {_measures(example)}{_badges(example)}
+  </div>
+</section>"""
+
+
+def hover(example_id: str, percentile: float, self_influence: float, held_out: float, se: float) -> str:
+    """What the picture says of a point, safe for Plotly."""
+    return (
+        f"<b>{safe(example_id)}</b><br>memorization percentile {percentile:.1f}<br>"
+        f"self-influence {plain(self_influence)}<br>held-out {measured(held_out, se)}"
+    )
+
+
+def measured(value: float, se: float) -> str:
+    """A signed value with its standard error, both to the same digit: the second that the error has."""
+    if not se > 0:
+        return signed(value)
+    power = floor(log10(max(abs(value), se)))
+    shown = 0 if -3 < power < 5 else power
+    digits = max(0, 1 - floor(log10(se)) + shown)
+    text = f"{abs(value) / 10**shown:.{digits}f} ± {se / 10**shown:.{digits}f}"
+    sign = "−" if value < 0 else "+"
+    return f"{sign}{text}" if not shown else f"({sign}{text})×10<sup>{str(shown).replace('-', '−')}</sup>"
+
+
+def _tile(example: Example) -> str:
+    wide = "" if example.face.picture is not None else " ix-stacked"
+    alt = f"training example {example.id}, labeled {example.label}"
+    return (
+        f'<figure class="ix-example{wide}">{face(example.face, alt)}<figcaption>'
+        f'<div class="ix-id ix-cut" title="{safe(example.id)}">{safe(example.id)}</div><div>{_said(example)}</div>'
+        f"{_measures(example)}{_badges(example)}</figcaption></figure>"
+    )
+
+
+def _said(example: Example) -> str:
+    label, said = f"<strong>{safe(example.label)}</strong>", f"model says <strong>{safe(example.prediction)}</strong>"
+    if example.right is None:
+        return f"true value {label}, {said}"
+    return f"labeled {label}, {'✓' if example.right else '✗'} {said}"
+
+
+def _measures(example: Example) -> str:
+    held_out = f"held-out <b>{measured(example.held_out, example.held_out_se)}</b>"
+    parts = [
+        f"percentile <b>{example.percentile:.1f}</b>",
+        f"self-influence <b>{plain(example.self_influence)}</b>",
+        held_out + (", inside the noise" if example.neutral else ""),
+    ]
+    return '<div class="ix-measures">' + " ".join(f"<span>{part}</span>" for part in parts) + "</div>"
+
+
+def _badges(example: Example) -> str:
+    flagged = '<span class="ix-badge">memorized</span>' if example.memorized else ""
+    fault = f'<span class="ix-badge ix-planted">{safe(example.planted)}</span>' if example.planted else ""
+    return flagged + fault

@@ -1,0 +1,108 @@
+"""How many examples look memorized, whom do they help, and can the flag be trusted? The headline as HTML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from explorer.ui.views.words import percent, plain, safe
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The answer in numbers. `damping` is None where the method has none; `epochs` is 0 without a training log.
+
+    `high`, of which `useful`, `harmful` and the rest unclear, have a high self-influence; `both` of them are flagged.
+    """
+
+    flagged: int
+    total: int
+    epochs: int
+    group: str
+    high: int
+    useful: int
+    harmful: int
+    both: int
+    method: str
+    damping: float | None
+    damping_rule: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """How well one score finds the planted flips: rank AUC, and precision and recall of its `k` highest examples."""
+
+    score: str
+    auc: float
+    k: int
+    precision: float
+    recall: float
+
+
+@dataclass(frozen=True)
+class Check:
+    """The flag against the planted flips, and each score's finding; the score of the flag comes first."""
+
+    planted: int
+    caught: int
+    flagged: int
+    findings: tuple[Finding, ...]
+    verdict: str
+
+
+def headline(facts: Headline) -> str:
+    """The answer in words and numbers, and what it rests on."""
+    return f"""
+<section class="ix-headline" aria-label="How many training examples look memorized">
+  <h3>{facts.flagged:,} of {facts.total:,} training examples look memorized <span class="ix-quiet">{percent(facts.flagged / max(facts.total, 1))}</span></h3>
+  <p>{_effect(facts)}</p>
+  <p class="ix-quiet">{_basis(facts)} A high score says <em>memorized</em>, not <em>wrong</em>. {_settings(facts)}</p>
+</section>"""
+
+
+def check(facts: Check) -> str:
+    """The planted flips as ground truth: what the flag caught, and how well each score ranks them."""
+    rows = "".join(
+        f'<tr><th scope="row">{safe(f.score)}</th><td>{f.auc:.3f}</td><td>{percent(f.precision)}</td>'
+        f"<td>{percent(f.recall)}</td></tr>"
+        for f in facts.findings
+    )
+    k = facts.findings[0].k
+    return f"""
+<section class="ix-check" aria-label="Is the flag right?">
+  <h4>Is it right? {facts.planted:,} labels were flipped on purpose</h4>
+  <p>The flag catches <strong>{facts.caught:,} of {facts.planted:,}</strong>; the other {facts.flagged - facts.caught:,}
+  of {facts.flagged:,} flagged examples kept their label.</p>
+  <table class="ix-table"><thead><tr><th scope="col">score</th><th scope="col">AUC</th>
+  <th scope="col">precision of top {k:,}</th><th scope="col">recall of top {k:,}</th></tr></thead><tbody>{rows}</tbody></table>
+  <p class="ix-quiet">{safe(facts.verdict)}</p>
+</section>"""
+
+
+def _effect(facts: Headline) -> str:
+    if not facts.high:
+        return "None has a self-influence that stands out: nothing here was fitted one by one."
+    unclear = facts.high - facts.useful - facts.harmful
+    return (
+        f"{facts.high:,} were fitted one by one (high self-influence). Of these, "
+        f"<strong>▼ {facts.harmful:,} harm</strong> held-out answers, <strong>▲ {facts.useful:,} help</strong> them, and "
+        f"◆ {unclear:,} show no effect beyond the noise."
+    )
+
+
+def _basis(facts: Headline) -> str:
+    rule = f"more than 3 robust deviations above {facts.group}"
+    if facts.epochs:
+        return (
+            f"The flag rests on the training log: loss summed over {facts.epochs:,} epochs (CSL), {rule}. Self-influence is "
+            f"a second measurement, so the two can differ: {facts.both:,} examples are high in both."
+        )
+    return f"The flag rests on self-influence, {rule}: this run has no training log."
+
+
+def _settings(facts: Headline) -> str:
+    if facts.damping is None:
+        return f"Influence by {safe(facts.method)}, which has no damping."
+    return (
+        f"Influence by {safe(facts.method)} with damping λ = {plain(facts.damping)} ({safe(facts.damping_rule)}); "
+        "more damping turns more signs to harmful."
+    )

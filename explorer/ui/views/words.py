@@ -1,0 +1,50 @@
+"""How is a number or a text written on the screen? Signed influence, shares, percentages; untrusted text made safe."""
+
+from __future__ import annotations
+
+import html
+import math
+
+TOWARDS, AWAY = "▲", "▼"
+"""Shapes of the two signs: never told by color alone."""
+
+
+def safe(text: object) -> str:
+    """Text from data, fit for HTML."""
+    return html.escape(str(text), quote=True)
+
+
+def signed(value: float) -> str:
+    """Influence with its sign and three significant digits; a true minus."""
+    if value == 0 or not math.isfinite(value):
+        return "0" if value == 0 else "unknown"
+    return f"{'+' if value > 0 else '−'}{plain(abs(value))}"
+
+
+def plain(value: float) -> str:
+    """Three significant digits, powers of ten only where plain digits would be long."""
+    if value == 0:
+        return "0"
+    if 1e-3 <= abs(value) < 1e5:
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    digits = str(int(exponent)).replace("-", "−")
+    return f"{mantissa}×10<sup>{digits}</sup>"
+
+
+def percent(share: float) -> str:
+    """A share of one as a percentage: never 0 % or 100 % for what is neither."""
+    if not math.isfinite(share):
+        return "unknown"
+    if 0 < share < 0.001:
+        return "< 0.1 %"
+    if 0.999 < share < 1:
+        return "> 99.9 %"
+    return f"{share:.1%}".replace("%", " %").replace(".0 ", " ")
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words a person would use."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,30 @@
+"""One small finished run, computed in this process; the slow UMAP stage is replaced where it is not the subject."""
+
+from pathlib import Path
+
+import pytest
+
+from explorer import maps
+from explorer.contracts import Recipe
+from explorer.jobs.pipeline import STAGES, run_pipeline
+from explorer.jobs.planning import Request, ingredients_of, plan
+from explorer.jobs.process import run_as_worker
+from explorer.store import Run, create
+
+SMALL = Request("wine", flip=0.1, duplicate=0.05, recipe=Recipe(epochs=5))
+
+
+def compute(root: Path, request: Request) -> Run:
+    """The run of a request, computed here and now."""
+    run = create(root, plan(request))
+    state = run_as_worker(run, len(STAGES), lambda writer: run_pipeline(run, ingredients_of(run), writer))
+    assert state.state == "done", state.reason
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Wine with planted faults, explained in full; read it, do not write to it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(maps, "umap", lambda features, seed, progress: maps.pca(features) + seed)
+        return compute(tmp_path_factory.mktemp("runs"), SMALL)

@@ -1,0 +1,255 @@
+"""What a job writes is what the methods say, block by block, whatever is missing when it starts."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+
+from explorer import maps
+from explorer.contracts import Queries, Target
+from explorer.errors import DataError, ModelError, RunError, SettingsError
+from explorer.influence import GradientDot, LastLayer
+from explorer.jobs import pipeline, scoring
+from explorer.jobs.planning import Request, ingredients_of, plan
+from explorer.jobs.query import COLUMNS, rank_from_run, ranking
+from explorer.jobs.subject import make_subject
+from explorer.store import Run, read_json
+from tests.jobs.conftest import SMALL, compute
+
+HALF_STEP = 0.5 / 127 + 1e-6
+"""Rounding to 127 levels moves a score by at most half a level of its scale."""
+
+
+def full_scores(run: Run, target: Target, rows: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores of both methods, fitted anew on the run's model, outside the pipeline."""
+    ingredients = ingredients_of(run)
+    data = ingredients.dataset()
+    model = ingredients.model(data)
+    model.load_state_dict(safetensors.torch.load((run.path / "model.safetensors").read_bytes()))
+    subject = make_subject(model, data, run.spec["recipe"]["weight_decay"])
+    queries = Queries(data.test, rows, target)
+    return LastLayer().fit(subject).score(queries).values, GradientDot().fit(subject).score(queries).values
+
+
+@pytest.mark.parametrize("target", ["label", "prediction"])
+def test_top_lists_and_rows_are_those_of_the_method(finished: Run, target: Target) -> None:
+    rows = finished.plan(target)
+    exact, second = full_scores(finished, target, rows)
+    for position, query in enumerate(rows):
+        values = exact[position].numpy()
+        top, row = finished.top(int(query), target), finished.row(int(query), target)
+        assert top is not None
+        assert row is not None
+        order = np.argsort(-values, kind="stable")
+        np.testing.assert_allclose(top.towards_influence[:5], np.clip(values[order[:5]], 0, None), rtol=1e-5)
+        np.testing.assert_allclose(top.away_influence[:5], np.clip(values[order[::-1][:5]], None, 0), rtol=1e-5)
+        np.testing.assert_allclose(values[top.towards[top.towards >= 0]], top.towards_influence[top.towards >= 0], rtol=1e-5)
+        assert top.total == pytest.approx(np.abs(values).sum(), rel=1e-4)
+        inside = np.abs(values) <= row.scale
+        assert np.abs(row.values / 127 * row.scale - values)[inside].max() <= HALF_STEP * row.scale
+        assert (np.abs(row.values[~inside]) == 127).all()
+        ranks = pd.DataFrame({"a": values, "b": second[position].numpy()}).corr("spearman").iloc[0, 1]
+        assert top.agreement == pytest.approx(ranks, abs=1e-4)
+
+
+def test_only_wrong_predictions_ask_for_the_model_s_own_answer(finished: Run) -> None:
+    queries = finished.table("queries")
+    assert set(finished.plan("prediction")) == set(queries.loc[queries["wrong"], "row"])
+    assert set(finished.plan("label")) == set(queries["row"])
+
+
+def test_queries_begin_with_the_most_confident_mistake(finished: Run) -> None:
+    table = pd.DataFrame(
+        {
+            "confidence": [0.9, 0.6, 0.8, 0.7],
+            "wrong": [False, True, True, False],
+            "loss": [0.1, 1.0, 2.0, 0.3],
+        }
+    )
+    assert pipeline.worst_first(table, "classification").tolist() == [2, 1, 3, 0]
+    plain = pd.DataFrame({"confidence": [np.nan] * 3, "wrong": [False] * 3, "loss": [0.2, 0.9, 0.1]})
+    assert pipeline.worst_first(plain, "regression").tolist() == [1, 0, 2]
+    queries = finished.table("queries")
+    wrong = queries["wrong"].to_numpy()
+    assert (np.diff(wrong.astype(int)) <= 0).all()
+    assert (np.diff(queries.loc[wrong, "confidence"]) <= 0).all()
+
+
+def test_planted_faults_are_on_record(finished: Run) -> None:
+    train, meta = finished.table("train"), finished.meta()
+    assert meta.flipped == (train["true_label"] != train["label"]).sum() > 0
+    assert meta.copies == (train["copy_of"] >= 0).sum() > 0
+    numbers = read_json(finished.path / "summary.json")
+    assert numbers["flips_planted"] == meta.flipped
+    assert 0.5 < numbers["flips_score"]["auc"] <= 1
+
+
+def test_csl_is_the_sum_of_the_logged_losses(finished: Run) -> None:
+    log = finished.training_log("loss")
+    assert log is not None
+    assert log.shape == (5, finished.meta().train)
+    np.testing.assert_allclose(finished.table("memorization")["csl"], log.sum(0), rtol=1e-6)
+
+
+def test_held_out_influence_is_the_mean_over_queries(finished: Run) -> None:
+    rows = np.arange(finished.meta().test)
+    exact, _ = full_scores(finished, "label", rows)
+    held_out = finished.table("memorization")["held_out"].to_numpy()
+    np.testing.assert_allclose(held_out, exact.mean(0).numpy(), atol=1e-5 * float(exact.abs().max()))
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        ["memorization.parquet", "summary.json"],
+        ["scores/label/00000.safetensors"],
+        ["queries.parquet", "plan-label.npy", "features.npy"],
+        ["model.safetensors", "checkpoints/epoch-0005.safetensors"],
+        ["fitted.json", "coordinates-pca.npy", "data.json", "train.parquet"],
+    ],
+)
+def test_what_is_missing_is_computed_again_to_the_same_bytes(
+    finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: list[str]
+) -> None:
+    import shutil
+
+    monkeypatch.setattr(maps, "umap", lambda features, seed, progress: maps.pca(features) + seed)
+    copy = tmp_path / finished.key
+    shutil.copytree(finished.path, copy)
+    for name in [*lost, "state.json"]:
+        (copy / name).unlink()
+    again = compute(tmp_path, SMALL)
+    assert again.path == copy
+    assert contents(again.path) == contents(finished.path)
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """Bytes of every file but those that tell of the process and its times."""
+    telling = {"state.json", "launch.json", "log", "lock", "cancel"}
+    files = (file for file in path.rglob("*") if file.is_file() and file.name not in telling)
+    return {str(file.relative_to(path)): file.read_bytes() for file in files}
+
+
+def test_fewer_queries_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: Run) -> None:
+    monkeypatch.setattr(maps, "umap", lambda features, seed, progress: maps.pca(features))
+    run = compute(tmp_path, replace(SMALL, queries=3))
+    assert run.plan("label").tolist() == finished.plan("label")[:3].tolist()
+    assert len(run.table("queries")) == len(finished.table("queries"))
+    assert run.top(int(finished.plan("label")[3]), "label") is None
+
+
+def test_regression_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maps, "umap", lambda features, seed, progress: maps.pca(features))
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(80, 4)).astype(np.float32)
+    y = (x @ np.array([1, -2, 0.5, 0]) + 0.1 * rng.normal(size=80)).astype(np.float32)
+    np.savez(tmp_path / "r.npz", x_train=x[:60], y_train=y[:60], x_test=x[60:], y_test=y[60:])
+    run = compute(tmp_path, Request(str(tmp_path / "r.npz"), model="linear"))
+    assert run.meta().task == "regression"
+    query = int(run.plan("label")[0])
+    label, output = run.row(query, "label"), run.row(query, "prediction")
+    assert label is not None
+    assert output is not None
+    found = run.table("queries").set_index("row").loc[query]
+    error = found["prediction"] - found["label"]
+    exact, own = label.values / 127 * label.scale, -error * output.values / 127 * output.scale
+    assert np.corrcoef(exact, own)[0, 1] > 0.999  # ∇(−½e²) = −e ∇f
+
+
+def test_gradient_dot_has_the_exact_method_as_second_opinion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maps, "umap", lambda features, seed, progress: maps.pca(features))
+    run = compute(tmp_path, replace(SMALL, method="gradient-dot"))
+    rows = run.plan("label")[:1]
+    exact, dot = full_scores(run, "label", rows)
+    top = run.top(int(rows[0]), "label")
+    assert top is not None
+    assert top.towards_influence[0] == pytest.approx(float(dot.max()), rel=1e-5)
+    ranks = pd.DataFrame({"a": exact[0].numpy(), "b": dot[0].numpy()}).corr("spearman").iloc[0, 1]
+    assert top.agreement == pytest.approx(ranks, abs=1e-4)
+
+
+def test_export_ranks_everything_in_full_precision(finished: Run) -> None:
+    query = int(finished.plan("label")[0])
+    name = finished.table("queries").set_index("row").loc[query, "id"]
+    table = rank_from_run(finished, name, "label")
+    exact, _ = full_scores(finished, "label", np.array([query]))
+    assert list(table.columns) == list(COLUMNS)
+    assert table["rank"].tolist() == list(range(1, finished.meta().train + 1))
+    np.testing.assert_allclose(table["influence"], np.sort(exact[0].numpy())[::-1], rtol=1e-5, atol=1e-9)
+    assert table["share"].sum() == pytest.approx(1, abs=1e-5)
+    assert (finished.table("train")["id"].to_numpy()[table["row"]] == table["id"]).all()
+    with pytest.raises(RunError, match=r"found 'nobody'.*Ids look like"):
+        rank_from_run(finished, "nobody", "label")
+
+
+def test_a_ranking_without_any_influence_has_zero_shares() -> None:
+    train = {name: np.zeros(3) for name in ("id", "label", "prediction", "self_influence", "memorized")}
+    assert ranking(0, np.zeros(3, dtype=np.float32), train)["share"].tolist() == [0, 0, 0]
+
+
+def test_quantization_clips_at_its_scale_and_keeps_zero_rows() -> None:
+    values = torch.linspace(-1, 1, 1001).repeat(2, 1)
+    values[1] = 0
+    levels, scale = scoring.quantize(values)
+    assert scale[0] == pytest.approx(np.quantile(values[0].abs().numpy(), scoring.CLIP), abs=0.005)
+    assert (levels[0].min(), levels[0].max(), levels[0][500]) == (-127, 127, 0)
+    assert (scale[1], np.abs(levels[1]).max()) == (0, 0)
+
+
+def test_blocks_do_not_depend_on_how_many_queries_fit_in_memory(finished: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    ingredients = ingredients_of(finished)
+    data = ingredients.dataset()
+    subject = make_subject(ingredients.model(data), data, 0.01)
+    fitted, second = LastLayer().fit(subject), GradientDot().fit(subject)
+    queries = Queries(data.test, np.arange(10))
+    whole = scoring.score_block(fitted, second, queries, 0)
+    monkeypatch.setattr(scoring, "ELEMENTS", 3 * len(data.train))
+    parts = scoring.score_block(fitted, second, queries, 0)
+    for name in set(whole[0]) - {"towards", "away"}:  # planted copies tie: their order may change, their scores may not
+        np.testing.assert_allclose(parts[0][name], whole[0][name], rtol=1e-4, atol=1e-7)
+    assert np.abs(parts[1].astype(int) - whole[1].astype(int)).max() <= 1  # rounding of equal scores in another order
+
+
+@pytest.mark.parametrize(
+    ("request_", "error", "words"),
+    [
+        (Request("nothing"), SettingsError, "Expected data to be one of"),
+        (Request("absent.npz"), DataError, "Expected"),
+        (Request("wine", model="resnet"), SettingsError, "Expected a model out of auto"),
+        (Request("wine", model="absent.py:make"), ModelError, "Expected a Python file"),
+        (Request("wine", weights="absent.pt"), ModelError, "Expected a weights file"),
+        (Request("wine", method="magic"), SettingsError, "Expected a method out of"),
+        (Request("wine", method="gradient-dot", damping=1.0), SettingsError, "Expected settings of gradient-dot"),
+        (Request("wine", damping=-1.0), SettingsError, "Expected damping >= 0"),
+        (Request("wine", flip=0.9), SettingsError, "Expected"),
+        (Request("wine", queries=0), SettingsError, "Expected at least one query"),
+    ],
+)
+def test_mistakes_are_found_before_a_worker_starts(request_: Request, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        plan(request_)
+
+
+def test_a_saved_model_is_used_instead_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: Run) -> None:
+    monkeypatch.setattr(maps, "umap", lambda features, seed, progress: maps.pca(features))
+    weights = finished.path / "model.safetensors"
+    run = compute(tmp_path, replace(SMALL, model="mlp", weights=str(weights)))
+    assert (run.path / "model.safetensors").read_bytes() == weights.read_bytes()
+    assert run.training_log("loss") is None
+    assert run.table("memorization")["basis"].unique().tolist() == ["self-influence"]
+    block = "scores/label/00000.npy"
+    assert (run.path / block).read_bytes() == (finished.path / block).read_bytes()
+
+
+def test_a_user_s_own_network_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maps, "umap", lambda features, seed, progress: maps.pca(features))
+    code = "from torch import nn\ndef make():\n    return nn.Sequential(nn.Linear(13, 8), nn.Tanh(), nn.Linear(8, 3))\n"
+    (tmp_path / "net.py").write_text(code)
+    run = compute(tmp_path, replace(SMALL, model=f"{tmp_path / 'net.py'}:make"))
+    assert safetensors.torch.load((run.path / "model.safetensors").read_bytes())["2.weight"].shape == (3, 8)
+    assert run.array("features").shape == (run.meta().train + run.meta().test, 8)
