@@ -16,10 +16,13 @@ from explorer.errors import DataError, SettingsError
 
 Verdict = Literal["agree", "disagree", "no effect detected"]
 
-AGREE_RANKS = 0.5
-"""Two estimates agree on a query when their rank correlation over all training examples reaches this ..."""
 AGREE_TOP = 0.5
-"""... and when this share of the examples on show (top helpful and top harmful) is the same in both."""
+"""Two estimates agree on a query when they share this much of what is on show (top helpful and top harmful).
+
+Medians over 360 queries of the digits MLP with planted flips, k = 20 of 1,466: damping x 10 shares .78, another
+training seed .70, damping x 100 .57, gradient-dot .45, chance .014. Rank correlation over *all* examples is .72, .61,
+.28 and .05 there: most influences are close to zero and their order is noise, so a verdict only asks that it be
+positive. `tests/test_planted_flips.py` measures them."""
 LAST_PART = 0.25
 """Noise is read from this last part of training, where the weights should have settled."""
 
@@ -135,7 +138,7 @@ def trust(scores: ArrayLike, second: ArrayLike, noise: ArrayLike, k: int = 20) -
     - "no effect detected": the largest |score| is 0 or below the noise, so no single example moved the answer
       more than one more epoch would have. Only `scores` is held against the noise: it must be in the unit of the
       measure. NaN noise (too few epochs) cannot say so, and neither can ranks.
-    - "agree": Spearman ≥ 0.5 over all examples and at least half of the k helpful and k harmful on show are the same.
+    - "agree": at least half of the k helpful and k harmful on show are the same, and Spearman over all examples > 0.
     - "disagree": anything else, an undefined agreement included.
 
     `k` is cut to half of the training examples where there are fewer.
@@ -159,7 +162,7 @@ def verdict(agreement: float, overlap: float, noise: float, largest: float) -> V
     """The word for one query from its evidence: see `trust` for the thresholds. NaN noise detects nothing."""
     if largest == 0 or largest < noise:
         return "no effect detected"
-    return "agree" if agreement >= AGREE_RANKS and overlap >= AGREE_TOP else "disagree"
+    return "agree" if overlap >= AGREE_TOP and agreement > 0 else "disagree"
 
 
 def _spearman(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:

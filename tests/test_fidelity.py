@@ -169,23 +169,29 @@ class TestQueryNoise:
 
 
 class TestTrust:
-    def test_agree_needs_ranks_and_the_same_examples_on_show(self) -> None:
+    def test_the_same_scores_agree_and_turned_ones_do_not(self) -> None:
         a, _ = _tables(1, 200)
         (same,) = fidelity.trust(a, 3 * a, [0.0])
         assert same == fidelity.Trust(pytest.approx(1), 1.0, 0.0, "agree")
         (opposite,) = fidelity.trust(a, -a, [0.0])
         assert (opposite.verdict, opposite.overlap) == ("disagree", 0.0)
 
-    def test_the_same_order_but_for_the_ends_disagrees(self) -> None:
+    @pytest.mark.parametrize(("kept", "verdict"), [(20, "agree"), (10, "agree"), (9, "disagree"), (0, "disagree")])
+    def test_half_of_what_is_on_show_has_to_be_the_same(self, kept: int, verdict: str) -> None:
         a = np.linspace(-1, 1, 200)[None]
         b = a.copy()
-        ends, middle = [*range(20), *range(180, 200)], slice(20, 180)
-        b[0, ends] = 0.0
-        (found,) = fidelity.trust(a, b, [0.0])
-        assert found.agreement > fidelity.AGREE_RANKS
-        assert found.overlap < fidelity.AGREE_TOP
-        assert found.verdict == "disagree"
-        assert (a[0, middle] == b[0, middle]).all()
+        b[0, kept:20] = b[0, 180 : 200 - kept] = 0.0  # `kept` of 20 stay at each end
+        (found,) = fidelity.trust(a, b, [0.0], k=20)
+        assert found.agreement > 0.5  # ranks over all examples hardly notice
+        assert (found.overlap, found.verdict) == (kept / 20, verdict)
+
+    def test_the_same_ends_with_everything_between_turned_disagree(self) -> None:
+        a = np.linspace(-1, 1, 200)[None]
+        b = a.copy()
+        b[0, 20:180] *= -1
+        (found,) = fidelity.trust(a, b, [0.0], k=20)
+        assert found.agreement < 0
+        assert (found.overlap, found.verdict) == (1.0, "disagree")
 
     def test_numbers_are_those_of_the_parts(self) -> None:
         a, b = _tables()

@@ -31,7 +31,9 @@ from explorer.store import (
 from explorer.store.export import encode
 from explorer.store.run import BLOCK, block_name, rows_name
 
-SPEC = RunSpec(source={"kind": "digits"}, model={"kind": "mlp"}, recipe={}, method={"name": "last-layer", "settings": {}})
+SPEC = RunSpec(
+    source={"kind": "digits"}, model={"kind": "mlp"}, recipe={}, method={"name": "last-layer", "settings": {}}
+)
 
 
 def test_arrays_bundles_and_tables_come_back_as_they_went(tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ def start(run: Run) -> JobState:
             stdout=log,
             stderr=log,
             start_new_session=True,
+            env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},  # threads that spin while they wait stall on busy cores
         )
     _children[:] = [child for child in _children if child.poll() is None] + [process]
     now = time.time()

@@ -50,6 +50,7 @@ def show(run: Run) -> None:
     if not (run.has("memorization.parquet") and run.has("summary.json")):
         _waiting(run)
         return
+    state.write_link(run.key)
     headline(run)
     _quadrants(run)
     _gallery(run)

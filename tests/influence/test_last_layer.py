@@ -206,7 +206,7 @@ def _peak_bytes(work: Callable[[], object], trace: Path) -> int:
 
 @pytest.mark.filterwarnings("ignore:Profiler clears events:UserWarning")  # a note of torch, nothing of ours
 def test_the_gradients_of_all_examples_are_never_held_at_once(tmp_path: Path) -> None:
-    n, features, classes = 40_000, 64, 10
+    n, features, classes = 40_000, 96, 10
     generator = torch.Generator().manual_seed(0)
     train = problems.TensorExamples(
         torch.randn(n, features, generator=generator), torch.randint(classes, (n,), generator=generator)

@@ -19,7 +19,7 @@ from explorer.jobs.planning import Request, ingredients_of, plan
 from explorer.jobs.query import COLUMNS, rank_from_run, ranking
 from explorer.jobs.subject import make_subject
 from explorer.store import Run, read_json
-from tests.jobs.conftest import SMALL, compute
+from tests.conftest import SMALL, compute
 
 HALF_STEP = 0.5 / 127 + 1e-6
 """Rounding to 127 levels moves a score by at most half a level of its scale."""
@@ -48,7 +48,9 @@ def test_top_lists_and_rows_are_those_of_the_method(finished: Run, target: Targe
         order = np.argsort(-values, kind="stable")
         np.testing.assert_allclose(top.towards_influence[:5], np.clip(values[order[:5]], 0, None), rtol=1e-5)
         np.testing.assert_allclose(top.away_influence[:5], np.clip(values[order[::-1][:5]], None, 0), rtol=1e-5)
-        np.testing.assert_allclose(values[top.towards[top.towards >= 0]], top.towards_influence[top.towards >= 0], rtol=1e-5)
+        np.testing.assert_allclose(
+            values[top.towards[top.towards >= 0]], top.towards_influence[top.towards >= 0], rtol=1e-5
+        )
         assert top.total == pytest.approx(np.abs(values).sum(), rel=1e-4)
         inside = np.abs(values) <= row.scale
         assert np.abs(row.values / 127 * row.scale - values)[inside].max() <= HALF_STEP * row.scale
@@ -235,7 +237,9 @@ def test_mistakes_are_found_before_a_worker_starts(request_: Request, error: typ
         plan(request_)
 
 
-def test_a_saved_model_is_used_instead_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: Run) -> None:
+def test_a_saved_model_is_used_instead_of_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: Run
+) -> None:
     monkeypatch.setattr(maps, "umap", lambda features, seed, progress: maps.pca(features))
     weights = finished.path / "model.safetensors"
     run = compute(tmp_path, replace(SMALL, model="mlp", weights=str(weights)))

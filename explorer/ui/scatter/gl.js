@@ -184,7 +184,7 @@ class PointsGL {
     gl.uniform1f(test.places.line, 1.25 * ratio);
     gl.uniform1f(test.places.faint, points.nTest > 3000 ? 0.3 : points.nTest > 800 ? 0.5 : 0.75);
     gl.uniform3fv(test.places.ink, theme.text);
-    gl.uniform3fv(test.places.soft, mix(theme.background, theme.text, points.nTest > 800 ? 0.66 : 0.85));
+    gl.uniform3fv(test.places.soft, mix(theme.background, theme.text, points.nTest > 800 ? 0.78 : 0.85));
     gl.uniform3fv(test.places.ground, theme.background);
     gl.bindVertexArray(this.testArrays);
     gl.drawArrays(gl.POINTS, 0, points.nTest);

@@ -90,8 +90,7 @@ class InfluenceMap {
     if (!sameRun || before.layout !== data.layout) this.openLayout();
     this.channel.fromPython(data.query, data.target, data.revision);
     this.picture.retheme();
-    if (!sameRun) this.selected();
-    return undefined;
+    return sameRun ? undefined : this.selected();
   }
 
   withoutWebGL() {
@@ -151,9 +150,7 @@ class InfluenceMap {
 
   /* ---- the selection ---- */
 
-  get query() {
-    return this.channel?.state.query ?? null;
-  }
+  get query() { return this.channel?.state.query ?? null; }
 
   same(query) {
     return coincide(this.data.task, this.channel.state.queries, this.points, query);
@@ -163,9 +160,7 @@ class InfluenceMap {
     return this.same(query) ? "label" : this.channel.state.target;
   }
 
-  get target() {
-    return this.targetOf(this.query);
-  }
+  get target() { return this.targetOf(this.query); }
 
   known(query) {
     return Number.isInteger(query) && query >= 0 && query < this.data.n_test;

@@ -57,9 +57,7 @@ def other_layout() -> None:
 def predictions() -> None:
     state.runs["list"] += 1
     scatter.show_list(
-        scatter.ListData(
-            run, ask.get("token", synthetic.TOKEN), state.wish[0], state.wish[1], revision=state.revision
-        ),
+        scatter.ListData(run, ask.get("token", synthetic.TOKEN), state.wish[0], state.wish[1], revision=state.revision),
         key="predictions",
         on_pick=pick,
         height=620,

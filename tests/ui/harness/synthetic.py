@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 TOKEN = "harness-token"
-HOSTILE_ID = "<img src=x onerror=\"window.__pwned=1\">"
+HOSTILE_ID = '<img src=x onerror="window.__pwned=1">'
 NOT_COMPUTED = 5
 """This test row has no influence in any made-up run."""
 TOP = 20
