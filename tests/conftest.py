@@ -1,15 +1,18 @@
 """One small finished run, computed in this process; the slow UMAP stage is replaced where it is not the subject."""
 
+import os
 from pathlib import Path
 
-import pytest
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads stall on busy cores
 
-from explorer import maps
-from explorer.contracts import Recipe
-from explorer.jobs.pipeline import STAGES, run_pipeline
-from explorer.jobs.planning import Request, ingredients_of, plan
-from explorer.jobs.process import run_as_worker
-from explorer.store import Run, create
+import pytest  # noqa: E402
+
+from explorer import maps  # noqa: E402
+from explorer.contracts import Recipe  # noqa: E402
+from explorer.jobs.pipeline import STAGES, run_pipeline  # noqa: E402
+from explorer.jobs.planning import Request, ingredients_of, plan  # noqa: E402
+from explorer.jobs.process import run_as_worker  # noqa: E402
+from explorer.store import Run, create  # noqa: E402
 
 SMALL = Request("wine", flip=0.1, duplicate=0.05, recipe=Recipe(epochs=5))
 

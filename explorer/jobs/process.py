@@ -22,7 +22,6 @@ from explorer.jobs.state import JobState, StateWriter, process_born, read_state
 from explorer.store import Run, write_bytes, write_json
 from explorer.store.files import storage_error
 
-
 _children: list[subprocess.Popen[bytes]] = []
 """Workers started here: kept so that the dead ones are reaped at the next start and the living ones left alone."""
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import streamlit as st
+from numpy.typing import NDArray
 
 from explorer import memorization
 from explorer.store import Run
@@ -28,7 +29,7 @@ VALUES = 3
 GROUPS = (
     Group(memorization.HARMFUL, "▼", "triangle-down", "away", strong=True),
     Group(memorization.USEFUL, "▲", "triangle-up", "towards", strong=True),
-    Group(memorization.MEMORIZED_NEUTRAL, "◆", "diamond", "neutral", strong=True),
+    Group(memorization.MEMORIZED_NEUTRAL, "◇", "diamond-open", "neutral", strong=True),
     Group(memorization.GENERALIZED, "●", "circle", "towards", strong=False),
     Group(memorization.REDUNDANT, "■", "square", "away", strong=False),
     Group(memorization.NEUTRAL, "○", "circle-open", "neutral", strong=False),
@@ -136,14 +137,11 @@ def picture(run: Run) -> int | None:
     rows = drawn_rows(table)
     shown = table.iloc[rows]
     numbers = {group.name: number for number, group in enumerate(GROUPS)}
-    columns = ("id", "percentile", "self_influence", "held_out", "held_out_se")
-    cloud = quadrant.Cloud(
-        rows=rows,
-        group=shown["quadrant"].map(numbers).to_numpy(np.int64),
-        self_influence=shown["self_influence"].to_numpy(np.float64),
-        held_out=shown["held_out"].to_numpy(np.float64),
-        hover=[examples.hover(*values) for values in zip(*(shown[name] for name in columns), strict=True)],
-    )
+    known: dict[str, Any] = {
+        name: shown[name].to_numpy(np.float64) for name in ("percentile", "self_influence", "held_out", "held_out_se")
+    }
+    group = np.asarray(shown["quadrant"].map(numbers), dtype=np.int64)
+    cloud = quadrant.Cloud(rows=rows, ids=shown["id"].astype(str).tolist(), group=group, **known)
     chosen = quadrant.show(
         cloud,
         GROUPS,
@@ -151,23 +149,27 @@ def picture(run: Run) -> int | None:
         alt="Training examples by self-influence and mean held-out influence, marked by quadrant; the table below holds them all",
         key=f"quadrant-{run.key}",
     )
-    kept = "" if len(rows) == len(table) else ", all flagged ones among them"
+    flagged, kept = int(table["memorized"].sum()), int(shown["memorized"].sum())
+    sample = "" if len(rows) == len(table) else f", with {kept:,} of the {flagged:,} flagged ones"
     border = " What counts as high self-influence depends on the class." if meta.task == "classification" else ""
     st.caption(
-        f"{len(rows):,} of {len(table):,} shown{kept}. Gray: the effect on held-out answers is inside the noise (95 % band over "
+        f"{len(rows):,} of {len(table):,} shown{sample}. Hollow: the effect on held-out answers is inside the noise (95 % band over "
         f"test examples).{border} Click a point to see the example; double-click to let it go."
     )
     return chosen
 
 
-def drawn_rows(table: pd.DataFrame) -> Any:
-    """Rows to draw, ascending: all if they fit, else every flagged one (highest scores first) and a seeded sample."""
+def drawn_rows(table: pd.DataFrame) -> NDArray[np.int64]:
+    """Rows to draw, ascending: all if they fit, else the flagged ones and a seeded sample of the others.
+
+    A fifth of the points stays for the others: beyond that, the flagged ones with the highest scores are drawn.
+    """
     if len(table) <= DRAWN:
         return np.arange(len(table), dtype=np.int64)
-    first = (table["memorized"] | (table["self_influence_z"] > memorization.FLAG_Z)).to_numpy()
-    chance = np.random.default_rng(0).random(len(table))
-    order = np.lexsort((chance, -np.where(first, table["z"], -np.inf), ~table["memorized"].to_numpy(), ~first))
-    return np.sort(order[:DRAWN])
+    flagged = table["memorized"].to_numpy()
+    suspects = np.flatnonzero(flagged)[np.argsort(-table["z"].to_numpy()[flagged], kind="stable")][: DRAWN * 4 // 5]
+    others = np.random.default_rng(0).permutation(np.flatnonzero(~flagged))[: DRAWN - len(suspects)]
+    return np.sort(np.concatenate([suspects, others]))
 
 
 @st.fragment(key="examples")

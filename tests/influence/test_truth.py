@@ -23,8 +23,8 @@ TOP = 20
 """Of each sign: what a person is shown. All of them must have the sign that retraining has."""
 EXACT = 1e-5
 """Share of a query's largest score, for identities that hold exactly: float32 in the product, float64 in the oracle."""
-DOT_RANKS = 0.3
-"""Spearman floor of the gradient product, which has no curvature to be right with: far from chance, no more
+DOT_RANKS = 0.5
+"""Spearman floor of the gradient product, which has no curvature to be right with (measured .73 and .89): far from chance, no more
 (1/√300 = .06 is one standard error of no relation)."""
 
 each_target = pytest.mark.parametrize("target", TARGETS)

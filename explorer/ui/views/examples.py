@@ -55,14 +55,6 @@ def card(example: Example) -> str:
 </section>"""
 
 
-def hover(example_id: str, percentile: float, self_influence: float, held_out: float, se: float) -> str:
-    """What the picture says of a point, safe for Plotly."""
-    return (
-        f"<b>{safe(example_id)}</b><br>memorization percentile {percentile:.1f}<br>"
-        f"self-influence {plain(self_influence)}<br>held-out {measured(held_out, se)}"
-    )
-
-
 def measured(value: float, se: float) -> str:
     """A signed value with its standard error, both to the same digit: the second that the error has."""
     if not se > 0:
@@ -70,7 +62,7 @@ def measured(value: float, se: float) -> str:
     power = floor(log10(max(abs(value), se)))
     shown = 0 if -3 < power < 5 else power
     digits = max(0, 1 - floor(log10(se)) + shown)
-    text = f"{abs(value) / 10**shown:.{digits}f} ± {se / 10**shown:.{digits}f}"
+    text = f"{abs(value) / 10**shown:.{digits}f}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{se / 10**shown:.{digits}f}"
     sign = "−" if value < 0 else "+"
     return f"{sign}{text}" if not shown else f"({sign}{text})×10<sup>{str(shown).replace('-', '−')}</sup>"
 

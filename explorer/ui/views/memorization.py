@@ -85,7 +85,7 @@ def _effect(facts: Headline) -> str:
     return (
         f"{facts.high:,} were fitted one by one (high self-influence). Of these, "
         f"<strong>▼ {facts.harmful:,} harm</strong> held-out answers, <strong>▲ {facts.useful:,} help</strong> them, and "
-        f"◆ {unclear:,} show no effect beyond the noise."
+        f"◇ {unclear:,} show no effect beyond the noise."
     )
 
 

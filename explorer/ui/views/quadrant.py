@@ -14,10 +14,11 @@ import plotly.graph_objects as go
 import streamlit as st
 from numpy.typing import NDArray
 
+from explorer.ui.views.scales import floored, linear_part, power_of_ten, ticks
+from explorer.ui.views.words import safe
+
 Hue = Literal["towards", "away", "neutral"]
 COLORS: dict[Hue, str] = {"towards": "#2f7dd1", "away": "#c96a12", "neutral": "#808080"}
-DECADES = 8
-"""Powers of ten of self-influence that are drawn; what lies below (zeros too) stands at the left edge."""
 HEIGHT = 520
 
 
@@ -34,16 +35,15 @@ class Group:
 
 @dataclass(frozen=True)
 class Cloud:
-    """The examples that are drawn, `[m]` each: training rows, group numbers, the two measurements and a hover text.
-
-    `hover` goes to Plotly as HTML: whoever fills it has made it safe.
-    """
+    """The examples that are drawn, `[m]` each: training rows, ids, group numbers, and what is known of them."""
 
     rows: NDArray[np.int64]
+    ids: Sequence[str]
     group: NDArray[np.int64]
+    percentile: NDArray[np.float64]
     self_influence: NDArray[np.float64]
     held_out: NDArray[np.float64]
-    hover: Sequence[str]
+    held_out_se: NDArray[np.float64]
 
 
 def show(cloud: Cloud, groups: Sequence[Group], unit: str, *, alt: str, key: str) -> int | None:
@@ -94,44 +94,19 @@ def figure(cloud: Cloud, groups: Sequence[Group], unit: str) -> go.Figure:
             "type": "log",
             "title": {"text": "self-influence (log scale), more memorized →"},
             "dtick": steps,
-            "exponentformat": "power",
+            "exponentformat": "e",  # a raised power would be smaller than 12 px
             "zeroline": False,
         },
         yaxis={
             "title": {"text": f"← harms   mean held-out influence ({unit})   helps →"},
             "tickvals": np.arcsinh(np.array(marks) / linear).tolist(),
-            "ticktext": [_signed(mark) for mark in marks],
+            "ticktext": [power_of_ten(mark) for mark in marks],
             "zeroline": True,
             "zerolinewidth": 2,
         },
         uirevision="quadrant",
     )
     return figure
-
-
-def floored(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
-    """Values fit for a logarithmic axis, and the edge below which they were lifted."""
-    largest = float(values.max(initial=0.0)) or 1.0
-    positive = values[values > 0]
-    floor = max(float(positive.min(initial=largest)), largest * 10.0**-DECADES)
-    return np.maximum(values, floor), floor
-
-
-def linear_part(values: NDArray[np.float64]) -> float:
-    """Half-width of the linear part of the vertical axis: the median size, so that half of the points lie inside."""
-    sizes = np.abs(values[values != 0])
-    return float(np.median(sizes)) if len(sizes) else 1.0
-
-
-def ticks(values: NDArray[np.float64], linear: float) -> list[float]:
-    """Zero and the powers of ten of both signs that the values reach outside the linear part."""
-    largest = float(np.abs(values).max(initial=0.0))
-    powers = [10.0**k for k in range(int(np.ceil(np.log10(linear))), 300) if 10.0**k <= largest][-4:]
-    return [*(-p for p in reversed(powers) if -p >= values.min()), 0.0, *(p for p in powers if p <= values.max())]
-
-
-def _signed(value: float) -> str:
-    return "0" if value == 0 else f"{'+' if value > 0 else '−'}10<sup>{round(np.log10(abs(value)))}</sup>"
 
 
 def _trace(
@@ -143,8 +118,9 @@ def _trace(
         mode="markers",
         name=group.name,
         customdata=cloud.rows[members],
-        text=[cloud.hover[m] for m in members],
-        hovertemplate="%{text}<extra></extra>",
+        hovertext=[safe(cloud.ids[m]) for m in members],
+        text=[_hover(cloud, m) for m in members],
+        hovertemplate="<b>%{hovertext}</b><br>%{text}<extra></extra>",
         marker={
             "symbol": group.symbol,
             "size": 9 if group.strong else 6,
@@ -153,4 +129,12 @@ def _trace(
         },
         selected={"marker": {"size": 18, "opacity": 1.0}},
         unselected={"marker": {"opacity": 0.45}},
+    )
+
+
+def _hover(cloud: Cloud, m: np.int64) -> str:
+    """Without tags: Plotly would spend six bytes on each bracket, and a raised power would be smaller than 12 px."""
+    return (
+        f"percentile {cloud.percentile[m]:.1f}, self-influence {cloud.self_influence[m]:.2g}, "
+        f"held-out {cloud.held_out[m]:+.2g} ± {cloud.held_out_se[m]:.2g}"
     )

@@ -1,0 +1,260 @@
+"""The product as a user meets it: `explorer open` in a real browser, from first paint to killed servers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+from explorer import jobs, maps
+from explorer.contracts import Recipe
+from explorer.jobs.planning import Request, plan
+from explorer.store import Run, create
+from tests.conftest import compute
+from tests.ui import chromium
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = pytest.mark.browser
+WAIT_MS = 60_000
+CHANNEL = "[...window.__influenceExplorer.channels.values()].at(-1)"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium.open_browser() as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Images, with wrong predictions and planted faults; the first 40 predictions explained."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(maps, "umap", lambda features, seed, progress: maps.pca(features) + seed)
+        root = tmp_path_factory.mktemp("app")
+        return compute(root, Request("digits", flip=0.08, recipe=Recipe(epochs=6), queries=40))
+
+
+@contextmanager
+def opened(run: Run, port: int) -> Iterator[str]:
+    """`explorer open RUN`; yields the address it prints, and ends it with its server."""
+    command = [sys.executable, "-P", "-m", "explorer", "open", str(run.path), "--no-browser", "--port", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert "is open at http://localhost:" in line
+        yield line.split(" at ")[1].split()[0]
+    finally:
+        family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+        for one in family:
+            one.terminate()
+        psutil.wait_procs(family, timeout=10)
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def address(digits: Run) -> Iterator[str]:
+    with opened(digits, chromium.free_port()) as url:
+        yield url
+
+
+@contextmanager
+def visit(browser: Browser, url: str, expected: str = "nothing", **context: Any) -> Iterator[Page]:
+    """A page that logged no error (but the expected one) and asked nobody but the server."""
+    session = browser.new_context(viewport={"width": 1400, "height": 900}, **context)
+    page = session.new_page()
+    page.set_default_timeout(WAIT_MS)
+    errors: list[str] = []
+    asked: list[str] = []
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(url)
+    yield page
+    outside = [one for one in asked if "localhost" not in one and not one.startswith(("data:", "blob:"))]
+    session.close()
+    assert not outside
+    assert not [error for error in errors if expected not in error]
+
+
+def card(page: Page) -> str:
+    """The text of the query's card."""
+    return page.locator(".ix-card").first.inner_text()
+
+
+def card_shows(page: Page, words: str) -> None:
+    """Wait until the card has these words."""
+    page.wait_for_function("words => document.querySelector('.ix-card')?.innerText.includes(words)", arg=words)
+
+
+def test_the_page_opens_with_the_worst_mistake_explained(browser: Browser, address: str, digits: Run) -> None:
+    worst = digits.table("queries").iloc[0]
+    with visit(browser, address) as page:
+        card_shows(page, worst["id"])
+        assert f"✗ says {worst['prediction']}, labeled {worst['label']}" in card(page)
+        top = digits.top(int(worst["row"]), "label")
+        assert top is not None
+        ids = digits.table("train")["id"]
+        shown = page.locator(".ix-tile .ix-label")
+        titles = [shown.nth(k).get_attribute("title") for k in range(shown.count())]
+        assert titles == [*ids[top.towards[:10]], *ids[top.away[:10]]]
+        assert page.locator(".ix-towards b").first.inner_text().startswith("+")
+        assert page.locator(".ix-away b").first.inner_text().startswith("−")
+        assert page.locator(".ix-trust").inner_text()
+        page.wait_for_function(f"window.__influenceExplorer && {CHANNEL}?.view?.lastDraw > 0")
+        assert f"query={worst['id']}" in page.url
+        assert "target=label" in page.url
+
+
+def test_keys_change_the_answer_and_leave_the_camera(browser: Browser, address: str, digits: Run) -> None:
+    first, second = digits.table("queries")["id"][:2]
+    with visit(browser, address) as page:
+        card_shows(page, first)
+        page.wait_for_function(f"window.__influenceExplorer && {CHANNEL}?.view?.lastDraw > 0")
+        page.wait_for_selector(".ie-list .row")
+        box = page.locator("canvas").first.bounding_box()
+        assert box is not None
+        page.mouse.move(box["x"] + box["width"] / 3, box["y"] + box["height"] / 3)
+        page.mouse.wheel(0, -400)
+        page.wait_for_timeout(300)
+        zoomed = page.evaluate(f"JSON.stringify({CHANNEL}.view.camera)")
+        page.keyboard.press("ArrowDown")
+        card_shows(page, second)
+        page.wait_for_function(f"new URL(location).searchParams.get('query') === '{second}'")
+        assert page.evaluate(f"JSON.stringify({CHANNEL}.view.camera)") == zoomed
+        page.go_back()
+        card_shows(page, first)
+
+
+def test_the_link_restores_run_query_and_target(browser: Browser, address: str, digits: Run) -> None:
+    queries = digits.table("queries")
+    wrong = queries[queries["wrong"]].iloc[1]
+    with visit(browser, f"{address}&query={wrong['id']}&target=prediction") as page:
+        card_shows(page, wrong["id"])
+        assert f"log p({wrong['prediction']}), the model's own answer" in card(page)
+        page.wait_for_function(f"window.__influenceExplorer && {CHANNEL}?.view?.lastDraw > 0")
+        page.get_by_role("button", name="given label").click()
+        card_shows(page, f"log p({wrong['label']}), the given label")
+        page.wait_for_function("new URL(location).searchParams.get('target') === 'label'")
+
+
+def test_unknown_ids_help_instead_of_breaking(browser: Browser, address: str, digits: Run) -> None:
+    with visit(browser, f"{address}&query=<b>nobody</b>") as page:
+        page.get_by_text("This run has no test example").wait_for()
+        card_shows(page, digits.table("queries")["id"][0])
+    with visit(browser, address.split("?")[0] + "?run=nothing") as page:
+        page.get_by_text("This run cannot be shown").wait_for()
+        page.get_by_role("link", name=digits.key).click()
+        card_shows(page, digits.table("queries")["id"][0])
+
+
+def test_what_was_not_asked_for_says_so(browser: Browser, address: str, digits: Run) -> None:
+    later = digits.table("queries")["id"].iloc[60]
+    with visit(browser, f"{address}&query={later}", expected="404 (Not Found)") as page:
+        card_shows(page, later)
+        page.get_by_text("was not asked for (--queries)").wait_for()
+
+
+def test_table_examples_are_small_tables_in_both_themes(browser: Browser, finished: Run) -> None:
+    with opened(finished, chromium.free_port()) as url:
+        backgrounds = []
+        for scheme in ("light", "dark"):
+            with visit(browser, url, color_scheme=scheme) as page:
+                page.wait_for_selector(".ix-tile .ix-values")
+                assert page.locator(".ix-tile").first.locator("tr").count() == 3
+                assert page.locator(".ix-tile img").count() == 0
+                backgrounds.append(page.evaluate("getComputedStyle(document.querySelector('.stApp')).backgroundColor"))
+        assert backgrounds[0] != backgrounds[1]
+
+
+def test_without_webgl_there_is_a_smaller_map_and_a_message(address: str, digits: Run) -> None:
+    with chromium.open_browser(chromium.NO_WEBGL) as plain, visit(plain, address) as page:
+        page.get_by_text("This browser has no WebGL2").wait_for()
+        page.wait_for_selector(".js-plotly-plot .scatterlayer")
+        assert page.locator(".ix-tile").count() == 20
+        page.keyboard.press("ArrowDown")
+        card_shows(page, digits.table("queries")["id"][1])
+
+
+def test_a_killed_server_comes_back_with_the_same_view(browser: Browser, digits: Run) -> None:
+    port, third = chromium.free_port(), digits.table("queries")["id"][2]
+    session = browser.new_context()
+    page = session.new_page()
+    page.set_default_timeout(WAIT_MS)
+    with opened(digits, port) as url:
+        page.goto(f"{url}&query={third}")
+        card_shows(page, third)
+        for process in psutil.process_iter(["pid", "cmdline"]):
+            if "streamlit" in (process.info["cmdline"] or []) and str(port) in process.info["cmdline"]:
+                os.kill(process.info["pid"], signal.SIGKILL)
+    gone(port)
+    with opened(digits, port):
+        page.wait_for_function(
+            "() => fetch('/_stcore/health').then(answer => answer.ok).catch(() => false)", timeout=WAIT_MS
+        )
+        page.locator(".ie-list .row").nth(3).click()
+        card_shows(page, digits.table("queries")["id"][3])
+        assert page.locator(".ix-tile").count() == 20
+    session.close()
+
+
+def gone(port: int) -> None:
+    """Wait until nothing answers on the port."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=1).close()
+        except OSError:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"something still answers on port {port}")
+
+
+def test_a_running_job_is_shown_survives_a_reload_and_is_cancelled_from_the_page(browser: Browser, tmp_path: Path) -> None:
+    run = create(tmp_path, plan(Request("digits", recipe=Recipe(epochs=3000))))
+    jobs.start(run)
+    with opened(run, chromium.free_port()) as url, visit(browser, url) as page:
+        page.get_by_text("2/8 training").wait_for()
+        worker = jobs.read_state(run.path).pid
+        page.reload()
+        page.get_by_text("2/8 training").wait_for()
+        assert jobs.read_state(run.path).pid == worker
+        page.get_by_role("button", name="Cancel").click()
+        wait_for(lambda: jobs.read_state(run.path).state == "cancelled")
+        page.get_by_role("button", name="Resume").wait_for()
+        page.get_by_text("Cancelled on request").first.wait_for()
+
+
+def wait_for(reached: Callable[[], bool]) -> None:
+    """Wait for something outside the browser."""
+    deadline = time.monotonic() + WAIT_MS / 1000
+    while not reached() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert reached()
+
+
+@pytest.mark.parametrize(
+    "path", ["points/pca.bin", "influence/label/0.bin", "queries.json", "thumb/test/0.png"]
+)
+def test_routes_ask_for_a_token(address: str, digits: Run, path: str) -> None:
+    base = address.split("/?")[0]
+    for token in ("", "?token=guess"):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"{base}/api/runs/{digits.key}/{path}{token}")
+        assert refused.value.code == 403
+        refused.value.close()
