@@ -25,6 +25,8 @@ FORMAT_VERSION = 1
 Task = Literal["classification", "regression"]
 Target = Literal["label", "prediction"]
 """What a query asks about: `label` explains the given label, `prediction` the model's own answer."""
+MEASURE_UNIT = "unit of the measure"
+"""What a fitted method says whose scores estimate the change of the measure itself (nats, squared error, ...)."""
 TARGETS: tuple[Target, ...] = ("label", "prediction")
 
 Progress = Callable[[int, int, str], None]

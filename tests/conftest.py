@@ -1,18 +1,18 @@
-"""One small finished run, computed in this process; the slow UMAP stage is replaced where it is not the subject."""
+"""One small wine run, computed in this process; the slow UMAP stage is replaced where it is not the subject."""
 
 import os
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads stall on busy cores
 
-import pytest  # noqa: E402
+import pytest
 
-from explorer import maps  # noqa: E402
-from explorer.contracts import Recipe  # noqa: E402
-from explorer.jobs.pipeline import STAGES, run_pipeline  # noqa: E402
-from explorer.jobs.planning import Request, ingredients_of, plan  # noqa: E402
-from explorer.jobs.process import run_as_worker  # noqa: E402
-from explorer.store import Run, create  # noqa: E402
+from explorer import maps
+from explorer.contracts import Recipe
+from explorer.jobs.pipeline import STAGES, run_pipeline
+from explorer.jobs.planning import Request, ingredients_of, plan
+from explorer.jobs.process import run_as_worker
+from explorer.store import Run, create
 
 SMALL = Request("wine", flip=0.1, duplicate=0.05, recipe=Recipe(epochs=5))
 
@@ -26,7 +26,7 @@ def compute(root: Path, request: Request) -> Run:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def wine(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Wine with planted faults, explained in full; read it, do not write to it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(maps, "umap", lambda features, seed, progress: maps.pca(features) + seed)

@@ -113,12 +113,12 @@ def test_a_run_of_another_version_is_listed_and_refused(tmp_path: Path) -> None:
     refused(explorer("open", "old", "--runs", tmp_path), f"found version {FORMAT_VERSION - 1}")
 
 
-def test_a_busy_port(finished: Run) -> None:
+def test_a_busy_port(wine: Run) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        words = ("open", finished.key, "--runs", finished.path.parent, "--port", port, "--no-browser")
+        words = ("open", wine.key, "--runs", wine.path.parent, "--port", port, "--no-browser")
         refused(explorer(*words), f"found that port {port} is in use. Choose another with --port")
 
 
@@ -128,18 +128,18 @@ def test_no_runs_says_how_to_make_one(tmp_path: Path) -> None:
     assert "explorer demo" in result.output
 
 
-def test_cancel_of_a_finished_run_says_so(finished: Run) -> None:
-    result = explorer("cancel", finished.key, "--runs", finished.path.parent)
+def test_cancel_of_a_finished_run_says_so(wine: Run) -> None:
+    result = explorer("cancel", wine.key, "--runs", wine.path.parent)
     assert result.exit_code == 0
     assert "is done: nothing to cancel" in result.output
-    assert not (finished.path / "cancel").exists()
+    assert not (wine.path / "cancel").exists()
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet", "json"])
-def test_export_in_every_format(finished: Run, tmp_path: Path, kind: str) -> None:
-    query = finished.table("queries")["id"][0]
+def test_export_in_every_format(wine: Run, tmp_path: Path, kind: str) -> None:
+    query = wine.table("queries")["id"][0]
     output = tmp_path / f"out.{kind}"
-    words = ("export", finished.key, "--runs", finished.path.parent, "--query", query, "--format", kind)
+    words = ("export", wine.key, "--runs", wine.path.parent, "--query", query, "--format", kind)
     result = explorer(*words, "--output", output)
     assert result.exit_code == 0, result.output
     readers = {
@@ -148,13 +148,13 @@ def test_export_in_every_format(finished: Run, tmp_path: Path, kind: str) -> Non
         "json": lambda path: pd.DataFrame(json.loads(path.read_text())),
     }
     table = readers[kind](output)
-    assert len(table) == finished.meta().train
+    assert len(table) == wine.meta().train
     assert table["influence"].is_monotonic_decreasing
     assert set(table["query"]) == {query}
 
 
-def test_export_of_an_unknown_query(finished: Run) -> None:
-    refused(explorer("export", finished.key, "--runs", finished.path.parent, "--query", "nobody"), "found 'nobody'")
+def test_export_of_an_unknown_query(wine: Run) -> None:
+    refused(explorer("export", wine.key, "--runs", wine.path.parent, "--query", "nobody"), "found 'nobody'")
 
 
 def test_run_end_to_end_with_bars_and_a_summary(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from explorer.contracts import Fitted, Progress, Queries, Scores, Subject, silent
+from explorer.contracts import MEASURE_UNIT, Fitted, Progress, Queries, Scores, Subject, silent
 from explorer.errors import SettingsError
 from explorer.influence import gradients, linear
 from explorer.objectives import measure_unit
@@ -97,7 +97,7 @@ class FittedLastLayer:
     errors: Tensor
     factor: Tensor
     stats: Mapping[str, Any]
-    unit: str = "unit of the measure"
+    unit: str = MEASURE_UNIT
 
     def score(self, queries: Queries, progress: Progress = silent) -> Scores:
         """Influence `[query, train]`; cost (k·p)² + n·k·p a query."""

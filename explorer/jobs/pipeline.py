@@ -93,9 +93,9 @@ def write_data(work: Work) -> None:
     train = _identity(data.train)
     if data.faults:
         rows = np.arange(len(data.train))
-        train["true_label"] = [
-            data.faults.flipped.get(int(r), int(y)) for r, y in zip(rows, data.train.labels, strict=True)
-        ]
+        true = np.array(data.train.labels)
+        true[list(data.faults.flipped)] = list(data.faults.flipped.values())
+        train["true_label"] = true
         train["copy_of"] = [data.faults.copies.get(int(r), -1) for r in rows]
     write_table(path / "train.parquet", train)
     write_table(path / "test.parquet", _identity(data.test))
@@ -213,7 +213,9 @@ def fit(work: Work, subject: Subject) -> tuple[Fitted, Fitted | None]:
     if work.missing("fitted.json"):
         fitted = method.fit(subject, work.writer)
         write_bytes(path / "fitted.safetensors", safetensors.torch.save(_saveable(fitted.tensors())))
-        evidence = {name: value for name, value in fitted.stats.items() if name != "seconds"}  # times are in the state
+        evidence = {name: value for name, value in fitted.stats.items() if name != "seconds"} | {
+            "unit": fitted.unit
+        }  # times are in the state
         write_json(path / "fitted.json", evidence)
     fitted = method.restore(
         subject, safetensors.torch.load((path / "fitted.safetensors").read_bytes()), read_json(path / "fitted.json")

@@ -111,7 +111,8 @@ class StateWriter:
         self._state = JobState(
             "running", stages=stages, pid=pid, born=process_born(pid) or now, started=now, updated=now, threads=threads
         )
-        self._stage_began = now
+        self._stage_began = self._counting_began = now
+        self._counted_from = 0
         self._written = 0.0
         self._write()
 
@@ -119,7 +120,8 @@ class StateWriter:
         """Begin the next stage."""
         now = time.time()
         self._close_stage(now)
-        self._stage_began = now
+        self._stage_began = self._counting_began = now
+        self._counted_from = 0
         self._state = replace(
             self._state,
             stage=name,
@@ -142,8 +144,10 @@ class StateWriter:
         self._obey()
         if time.time() - self._written < WRITE_EVERY and done < total:
             return
-        elapsed = time.time() - self._stage_began
-        rate = done / elapsed if done and elapsed > 0 else None
+        if total != self._state.total or done < self._counted_from:  # another count within the stage
+            self._counting_began, self._counted_from = time.time(), done
+        elapsed, counted = time.time() - self._counting_began, done - self._counted_from
+        rate = counted / elapsed if counted > 0 and elapsed > 0 else None
         left = (total - done) / rate if rate else None
         self._state = replace(self._state, done=done, total=total, note=note, rate=rate, seconds_left=left)
         self._write()

@@ -59,14 +59,14 @@ def list_runs(root: Path) -> list[Path]:
     return sorted(found, key=lambda path: (path / "spec.json").stat().st_mtime, reverse=True)
 
 
-def find(root: Path, name: str) -> Run:
-    """A run by its name, an unambiguous beginning of it, its path, or "latest".
+def find(root: Path, name: str, *, paths: bool = True) -> Run:
+    """A run by its name, an unambiguous beginning of it, its path (unless `paths` is False), or "latest".
 
     Raises:
         RunError: no run or several runs fit, or the run was written by another format version.
     """
     as_path = Path(name).expanduser()
-    if (as_path / "spec.json").is_file():
+    if paths and (as_path / "spec.json").is_file():
         return Run.at(as_path.absolute())
     runs = list_runs(root)
     if name == "latest" and runs:

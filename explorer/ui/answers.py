@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from explorer.contracts import ImagePreview, Target
+from explorer.contracts import MEASURE_UNIT, ImagePreview, Target
 from explorer.fidelity import query_noise, verdict
 from explorer.store import Meta, Run, TopList
 from explorer.store.run import Split
@@ -75,11 +75,18 @@ def asked(meta: Meta, label: str, said: str, target: Target) -> str:
     return f"log p({label}), the given label" if target == "label" else f"log p({said}), the model's own answer"
 
 
-def unit(meta: Meta, target: Target) -> str:
-    """The unit of influence in short."""
-    if meta.task == "classification":
+def unit(run: Run, target: Target) -> str:
+    """The unit of influence in short; a method of which only ranks compare says so."""
+    if not in_unit_of_measure(run):
+        return str(load.evidence(run)["unit"])
+    if load.meta(run).task == "classification":
         return "nats"
     return "½ squared error" if target == "label" else "units of the output"
+
+
+def in_unit_of_measure(run: Run) -> bool:
+    """Whether scores estimate the change of the measure itself, so that they compare with its noise."""
+    return str(load.evidence(run)["unit"]) == MEASURE_UNIT
 
 
 def tiles(run: Run, top: TopList) -> tuple[list[Tile], list[Tile]]:
@@ -132,7 +139,8 @@ def trust(run: Run, row: int, target: Target, top: TopList) -> Trust:
     """The evidence under an answer."""
     meta, stats = load.meta(run), load.evidence(run)
     strongest = max(float(np.abs(top.towards_influence).max()), float(np.abs(top.away_influence).max()))
-    noise = float(_noise(str(run.path), load.stamp(run)).get(row, np.nan)) if target == "label" else float("nan")
+    logged = target == "label" and in_unit_of_measure(run)  # the log holds the label's measure only
+    noise = float(_noise(str(run.path), load.stamp(run)).get(row, np.nan)) if logged else float("nan")
     damping = f", damping {stats['damping']:.2g} ({stats['damping_rule']})" if "damping" in stats else ""
     name = str(run.spec["method"]["name"])
     alone = np.isnan(top.agreement) and np.isnan(top.overlap)
@@ -142,7 +150,7 @@ def trust(run: Run, row: int, target: Target, top: TopList) -> Trust:
         overlap=top.overlap,
         noise=noise,
         strongest=strongest,
-        unit=unit(meta, target),
+        unit=unit(run, target),
         verdict="alone" if alone else verdict(top.agreement, top.overlap, noise, strongest),
         train=meta.train,
     )

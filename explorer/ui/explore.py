@@ -10,7 +10,7 @@ from explorer.store import Run
 from explorer.store.export import encode
 from explorer.ui import answers, fallback, load, scatter, state
 from explorer.ui.views import card, gallery
-from explorer.ui.views.words import percent
+from explorer.ui.views.words import as_markdown, percent
 
 HEIGHT = 640
 PARTS = ("Examples", "Table", "About these numbers")
@@ -38,7 +38,9 @@ def _waiting(run: Run) -> None:
             "The first answers appear here by themselves as soon as the model is trained and the worst mistakes are scored."
         )
     else:
-        st.warning(f"This run is {job.state} before its first answer. {job.reason} Press Resume above to go on.")
+        st.warning(
+            f"This run is {job.state} before its first answer. {as_markdown(job.reason)} Press Resume above to go on."
+        )
 
 
 def _follow_link(run: Run) -> None:
@@ -46,15 +48,20 @@ def _follow_link(run: Run) -> None:
     if state.get("shown-run") == run.key and not state.came_from_outside():
         return
     link = state.link()
+    if link.run is None and state.get("shown-run") == run.key:  # back from another page: as it was left
+        state.raise_revision()
+        select(run, state.get("query"), state.get("target"))
+        return
     row = None if link.query is None else answers.query_by_id(run, link.query)
     if link.query is not None and row is None:
         examples = ", ".join(load.table(run, "queries")["id"].head(3))
         st.warning(
-            f"This run has no test example {link.query!r}; ids look like {examples}. Showing the worst confident mistake."
+            as_markdown(f"This run has no test example {link.query!r}; ids look like {examples}.")
+            + " Showing the worst confident mistake."
         )
     state.put("shown-run", run.key)
     state.put("inspected", None)
-    state.put("revision", state.get("revision", 0) + 1)
+    state.raise_revision()
     select(run, answers.first_query(run) if row is None else row, link.target)
 
 
@@ -119,7 +126,7 @@ def _map(run: Run) -> None:
         target=state.get("target"),
         classes=meta.classes,
         task=meta.task,
-        unit=answers.unit(meta, "label"),
+        unit=answers.unit(run, "label"),
         revision=state.get("revision", 0),
     )
     scatter.show(
@@ -158,7 +165,7 @@ def _panel(run: Run) -> None:
     else:
         towards, away = answers.tiles(run, top)
         meta = load.meta(run)
-        st.html(gallery.galleries(towards, away, answers.unit(meta, target), meta.train))
+        st.html(gallery.galleries(towards, away, answers.unit(run, target), meta.train))
 
 
 def _not_computed(run: Run) -> None:
@@ -218,7 +225,7 @@ def _about(run: Run, target: Target) -> None:
     )
     st.markdown(
         f"""
-- **Influence** of a training example: how much {answers.unit(meta, target)} of the explained quantity this prediction has
+- **Influence** of a training example: how much {answers.unit(run, target)} of the explained quantity this prediction has
   because the example was in the training set. ▲ towards: without it the answer would be worse; ▼ away: better.
 - It is a first-order estimate through {seen}. A deep model trained again differs by more than this.
 {damping}- **Share**: |influence| over its sum over all {meta.train:,} training examples.

@@ -11,7 +11,7 @@ from explorer.errors import ExplorerError, RunError
 from explorer.store import Run
 from explorer.ui import load, state
 from explorer.ui.views import jobs as job_views
-from explorer.ui.views.words import safe
+from explorer.ui.views.words import as_markdown, safe
 
 STYLE = Path(__file__).with_name("style.css")
 POLL = 1.0
@@ -33,12 +33,13 @@ def header() -> Run | None:
         )
         st.code("explorer demo", language="bash")
         return None
-    asked = state.link().run
+    asked = state.link().run or state.get("run")
     try:
         run = load.open_run(asked or names[0])
     except ExplorerError as error:
         _unknown(error, names)
         return None
+    state.put("run", run.key)
     left, middle, right = st.columns([2.2, 2.4, 3], vertical_alignment="center")
     with left:
         _switcher(run, names)
@@ -51,10 +52,10 @@ def header() -> Run | None:
 
 def _unknown(error: ExplorerError, names: list[str]) -> None:
     st.title("This run cannot be shown")
-    st.write(str(error))
+    st.write(as_markdown(error))
     st.write("Runs that are here:")
     for name in names[:10]:
-        st.page_link("pages/explore.py", label=name, query_params={"run": name})
+        st.page_link("screens/explore.py", label=name, query_params={"run": name})
 
 
 def _switcher(run: Run, names: list[str]) -> None:

@@ -29,7 +29,7 @@ STAGED = (
 
 def open_run(name: str) -> Run:
     """The run of that name under the server's folder of runs; a `RunError` says what to do otherwise."""
-    return find(runs_root(), name)
+    return find(runs_root(), name, paths=False)  # an address must not reach outside the folder
 
 
 def open_at(path: str) -> Run:

@@ -21,6 +21,8 @@ from explorer.ui.views.quadrant import Group
 
 DRAWN = 5000
 """Points in the picture: SVG stays quick up to here."""
+BEYOND = 0.05
+"""Share of examples without any effect that lie outside the 95 % noise band."""
 TILES = 24
 POLL = 1.0
 """Seconds between two looks at a job that has not come here yet."""
@@ -94,6 +96,7 @@ def headline_facts(run: Run, table: pd.DataFrame, numbers: dict[str, Any]) -> vi
         useful=int(counts.get(memorization.USEFUL, 0)),
         harmful=int(counts.get(memorization.HARMFUL, 0)),
         both=int((high & table["memorized"]).sum()),
+        chance=round(BEYOND * int(high.sum())),
         method=str(run.spec["method"]["name"]),
         damping=float(stats["damping"]) if "damping" in stats else None,
         damping_rule=str(stats.get("damping_rule", "")),
@@ -145,7 +148,7 @@ def picture(run: Run) -> int | None:
     chosen = quadrant.show(
         cloud,
         GROUPS,
-        answers.unit(meta, "label"),
+        answers.unit(run, "label"),
         alt="Training examples by self-influence and mean held-out influence, marked by quadrant; the table below holds them all",
         key=f"quadrant-{run.key}",
     )
@@ -229,8 +232,10 @@ def by_class(run: Run) -> None:
         hide_index=True,
         height="auto",
         column_config={
-            "share": st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1),
-            "median self-influence": st.column_config.NumberColumn(format="%.3g"),
+            "n": st.column_config.NumberColumn(width=45),
+            "flagged": st.column_config.NumberColumn(width=65),
+            "share": st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1, width=95),
+            "median self-influence": st.column_config.NumberColumn(format="%.3g", width=150),
         },
     )
     st.download_button(

@@ -15,6 +15,7 @@ from explorer.store import Run, runs_root
 from explorer.ui import load
 from explorer.ui.views import runs as views
 from explorer.ui.views.runs import Entry
+from explorer.ui.views.words import as_markdown
 
 POLL = 1.0
 """Seconds between two looks while a run is at work."""
@@ -66,7 +67,7 @@ def _how_to_start() -> None:
 
 def _list(names: list[str]) -> None:
     shown = st.session_state.setdefault("runs-shown", PAGE)
-    st.caption(f"{min(shown, len(names)):,} of {len(names):,} shown, newest first, in {_as_text(str(runs_root()))}")
+    st.caption(f"{min(shown, len(names)):,} of {len(names):,} shown, newest first, in {as_markdown(str(runs_root()))}")
     for name in names[:shown]:
         _card(entry(runs_root() / name))
     if shown < len(names):
@@ -89,12 +90,14 @@ def _card(run: Entry) -> None:
         if run.log and run.job.state in STOPPED:
             with state.expander("End of the log"):
                 st.code(run.log, language=None, wrap_lines=True)
-                st.caption(f"The whole log: {_as_text(run.log_path)}")
+                st.caption(f"The whole log: {as_markdown(run.log_path)}")
 
 
 def _buttons(run: Entry, word: str) -> None:
     if run.browsable:
-        st.page_link("pages/explore.py", label="Open", icon=":material/travel_explore:", query_params={"run": run.key})
+        st.page_link(
+            "screens/explore.py", label="Open", icon=":material/travel_explore:", query_params={"run": run.key}
+        )
     if word in jobs.ACTIVE:
         st.button("Cancel", key=f"cancel-{run.key}", on_click=_cancel, args=(run.key,))
     elif word in STOPPED:
@@ -113,7 +116,7 @@ def _try(act: Any, name: str) -> None:
     try:
         act(load.open_run(name))
     except ExplorerError as error:
-        st.toast(_as_text(str(error)), icon=":material/error:")
+        st.toast(as_markdown(str(error)), icon=":material/error:")
 
 
 def entry(path: Path) -> Entry:
@@ -168,8 +171,3 @@ def _is_active(name: str) -> bool:
         return load.state(Run.at(runs_root() / name)).active
     except ExplorerError:
         return False
-
-
-def _as_text(text: str) -> str:
-    """Text that must not be read as Markdown, which could fetch a picture."""
-    return "".join(f"\\{c}" if c in "\\`*_{}[]()<>#!|~$:" else c for c in text)

@@ -17,8 +17,8 @@ from starlette.routing import Route
 
 from explorer.contracts import TARGETS
 from explorer.errors import ExplorerError
-from explorer.store import Run, find, runs_root
-from explorer.ui import tokens, wire
+from explorer.store import Run
+from explorer.ui import load, tokens, wire
 
 IDENTITY = {"Content-Encoding": "identity"}
 """Keeps the built-in gzip away: it costs 25 times the transfer of an 8 MB row on one machine."""
@@ -29,7 +29,7 @@ def _guarded(answer: Callable[[Request, Run], Response]) -> Callable[[Request], 
         if not tokens.is_known(request.query_params.get("token", "")):
             return _refuse(403, "This page's session has ended. Reload the page.")
         try:
-            return answer(request, find(runs_root(), request.path_params["run"]))
+            return answer(request, load.open_run(request.path_params["run"]))
         except ExplorerError as error:
             return _refuse(404, str(error))
 
@@ -74,6 +74,11 @@ def health(request: Request) -> Response:  # noqa: ARG001 - the framework passes
     return JSONResponse({"status": "ok"})
 
 
+def session(request: Request) -> Response:
+    """204 while this server knows the token's session, 403 once it does not."""
+    return Response(status_code=204 if tokens.is_known(request.query_params.get("token", "")) else 403)
+
+
 @asynccontextmanager
 async def lifespan(app: st.App) -> AsyncIterator[None]:  # noqa: ARG001 - the framework passes the app
     """Load what every page needs and take it out of the garbage collector's rounds: they cost on every click."""
@@ -96,6 +101,7 @@ app = st.App(
     lifespan=lifespan,
     routes=[
         Route("/api/health", health),
+        Route("/api/session", session),
         Route(BASE + "/points/{layout}.bin", _guarded(points)),
         Route(BASE + "/influence/{target}/{query:int}.bin", _guarded(influence)),
         Route(BASE + "/queries.json", _guarded(queries)),

@@ -5,6 +5,7 @@ The link is the state: whoever opens it sees the same. Knows no files; pages loo
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +54,15 @@ def token() -> str:
         st.session_state["token"] = tokens.issue()
     issued: str = st.session_state["token"]
     return issued
+
+
+def raise_revision() -> None:
+    """Say that the selection comes from Python: the browser takes it over whatever it had.
+
+    A new session begins above every earlier one (the clock decides), because after a restart of the server the browser
+    still has the old session's selection.
+    """
+    st.session_state["revision"] = max(int(time.time() * 10), st.session_state.get("revision", 0) + 1)
 
 
 def get(name: str, default: Any = None) -> Any:

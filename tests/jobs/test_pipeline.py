@@ -37,12 +37,12 @@ def full_scores(run: Run, target: Target, rows: NDArray[np.int64]) -> tuple[torc
 
 
 @pytest.mark.parametrize("target", ["label", "prediction"])
-def test_top_lists_and_rows_are_those_of_the_method(finished: Run, target: Target) -> None:
-    rows = finished.plan(target)
-    exact, second = full_scores(finished, target, rows)
+def test_top_lists_and_rows_are_those_of_the_method(wine: Run, target: Target) -> None:
+    rows = wine.plan(target)
+    exact, second = full_scores(wine, target, rows)
     for position, query in enumerate(rows):
         values = exact[position].numpy()
-        top, row = finished.top(int(query), target), finished.row(int(query), target)
+        top, row = wine.top(int(query), target), wine.row(int(query), target)
         assert top is not None
         assert row is not None
         order = np.argsort(-values, kind="stable")
@@ -59,13 +59,13 @@ def test_top_lists_and_rows_are_those_of_the_method(finished: Run, target: Targe
         assert top.agreement == pytest.approx(ranks, abs=1e-4)
 
 
-def test_only_wrong_predictions_ask_for_the_model_s_own_answer(finished: Run) -> None:
-    queries = finished.table("queries")
-    assert set(finished.plan("prediction")) == set(queries.loc[queries["wrong"], "row"])
-    assert set(finished.plan("label")) == set(queries["row"])
+def test_only_wrong_predictions_ask_for_the_model_s_own_answer(wine: Run) -> None:
+    queries = wine.table("queries")
+    assert set(wine.plan("prediction")) == set(queries.loc[queries["wrong"], "row"])
+    assert set(wine.plan("label")) == set(queries["row"])
 
 
-def test_queries_begin_with_the_most_confident_mistake(finished: Run) -> None:
+def test_queries_begin_with_the_most_confident_mistake(wine: Run) -> None:
     table = pd.DataFrame(
         {
             "confidence": [0.9, 0.6, 0.8, 0.7],
@@ -76,32 +76,32 @@ def test_queries_begin_with_the_most_confident_mistake(finished: Run) -> None:
     assert pipeline.worst_first(table, "classification").tolist() == [2, 1, 3, 0]
     plain = pd.DataFrame({"confidence": [np.nan] * 3, "wrong": [False] * 3, "loss": [0.2, 0.9, 0.1]})
     assert pipeline.worst_first(plain, "regression").tolist() == [1, 0, 2]
-    queries = finished.table("queries")
+    queries = wine.table("queries")
     wrong = queries["wrong"].to_numpy()
     assert (np.diff(wrong.astype(int)) <= 0).all()
     assert (np.diff(queries.loc[wrong, "confidence"]) <= 0).all()
 
 
-def test_planted_faults_are_on_record(finished: Run) -> None:
-    train, meta = finished.table("train"), finished.meta()
+def test_planted_faults_are_on_record(wine: Run) -> None:
+    train, meta = wine.table("train"), wine.meta()
     assert meta.flipped == (train["true_label"] != train["label"]).sum() > 0
     assert meta.copies == (train["copy_of"] >= 0).sum() > 0
-    numbers = read_json(finished.path / "summary.json")
+    numbers = read_json(wine.path / "summary.json")
     assert numbers["flips_planted"] == meta.flipped
     assert 0.5 < numbers["flips_score"]["auc"] <= 1
 
 
-def test_csl_is_the_sum_of_the_logged_losses(finished: Run) -> None:
-    log = finished.training_log("loss")
+def test_csl_is_the_sum_of_the_logged_losses(wine: Run) -> None:
+    log = wine.training_log("loss")
     assert log is not None
-    assert log.shape == (5, finished.meta().train)
-    np.testing.assert_allclose(finished.table("memorization")["csl"], log.sum(0), rtol=1e-6)
+    assert log.shape == (5, wine.meta().train)
+    np.testing.assert_allclose(wine.table("memorization")["csl"], log.sum(0), rtol=1e-6)
 
 
-def test_held_out_influence_is_the_mean_over_queries(finished: Run) -> None:
-    rows = np.arange(finished.meta().test)
-    exact, _ = full_scores(finished, "label", rows)
-    held_out = finished.table("memorization")["held_out"].to_numpy()
+def test_held_out_influence_is_the_mean_over_queries(wine: Run) -> None:
+    rows = np.arange(wine.meta().test)
+    exact, _ = full_scores(wine, "label", rows)
+    held_out = wine.table("memorization")["held_out"].to_numpy()
     np.testing.assert_allclose(held_out, exact.mean(0).numpy(), atol=1e-5 * float(exact.abs().max()))
 
 
@@ -116,18 +116,18 @@ def test_held_out_influence_is_the_mean_over_queries(finished: Run) -> None:
     ],
 )
 def test_what_is_missing_is_computed_again_to_the_same_bytes(
-    finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: list[str]
+    wine: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: list[str]
 ) -> None:
     import shutil
 
     monkeypatch.setattr(maps, "umap", lambda features, seed, progress: maps.pca(features) + seed)
-    copy = tmp_path / finished.key
-    shutil.copytree(finished.path, copy)
+    copy = tmp_path / wine.key
+    shutil.copytree(wine.path, copy)
     for name in [*lost, "state.json"]:
         (copy / name).unlink()
     again = compute(tmp_path, SMALL)
     assert again.path == copy
-    assert contents(again.path) == contents(finished.path)
+    assert contents(again.path) == contents(wine.path)
 
 
 def contents(path: Path) -> dict[str, bytes]:
@@ -137,12 +137,12 @@ def contents(path: Path) -> dict[str, bytes]:
     return {str(file.relative_to(path)): file.read_bytes() for file in files}
 
 
-def test_fewer_queries_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: Run) -> None:
+def test_fewer_queries_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wine: Run) -> None:
     monkeypatch.setattr(maps, "umap", lambda features, seed, progress: maps.pca(features))
     run = compute(tmp_path, replace(SMALL, queries=3))
-    assert run.plan("label").tolist() == finished.plan("label")[:3].tolist()
-    assert len(run.table("queries")) == len(finished.table("queries"))
-    assert run.top(int(finished.plan("label")[3]), "label") is None
+    assert run.plan("label").tolist() == wine.plan("label")[:3].tolist()
+    assert len(run.table("queries")) == len(wine.table("queries"))
+    assert run.top(int(wine.plan("label")[3]), "label") is None
 
 
 def test_regression_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,18 +175,18 @@ def test_gradient_dot_has_the_exact_method_as_second_opinion(tmp_path: Path, mon
     assert top.agreement == pytest.approx(ranks, abs=1e-4)
 
 
-def test_export_ranks_everything_in_full_precision(finished: Run) -> None:
-    query = int(finished.plan("label")[0])
-    name = finished.table("queries").set_index("row").loc[query, "id"]
-    table = rank_from_run(finished, name, "label")
-    exact, _ = full_scores(finished, "label", np.array([query]))
+def test_export_ranks_everything_in_full_precision(wine: Run) -> None:
+    query = int(wine.plan("label")[0])
+    name = wine.table("queries").set_index("row").loc[query, "id"]
+    table = rank_from_run(wine, name, "label")
+    exact, _ = full_scores(wine, "label", np.array([query]))
     assert list(table.columns) == list(COLUMNS)
-    assert table["rank"].tolist() == list(range(1, finished.meta().train + 1))
+    assert table["rank"].tolist() == list(range(1, wine.meta().train + 1))
     np.testing.assert_allclose(table["influence"], np.sort(exact[0].numpy())[::-1], rtol=1e-5, atol=1e-9)
     assert table["share"].sum() == pytest.approx(1, abs=1e-5)
-    assert (finished.table("train")["id"].to_numpy()[table["row"]] == table["id"]).all()
+    assert (wine.table("train")["id"].to_numpy()[table["row"]] == table["id"]).all()
     with pytest.raises(RunError, match=r"found 'nobody'.*Ids look like"):
-        rank_from_run(finished, "nobody", "label")
+        rank_from_run(wine, "nobody", "label")
 
 
 def test_a_ranking_without_any_influence_has_zero_shares() -> None:
@@ -203,8 +203,8 @@ def test_quantization_clips_at_its_scale_and_keeps_zero_rows() -> None:
     assert (scale[1], np.abs(levels[1]).max()) == (0, 0)
 
 
-def test_blocks_do_not_depend_on_how_many_queries_fit_in_memory(finished: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    ingredients = ingredients_of(finished)
+def test_blocks_do_not_depend_on_how_many_queries_fit_in_memory(wine: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    ingredients = ingredients_of(wine)
     data = ingredients.dataset()
     subject = make_subject(ingredients.model(data), data, 0.01)
     fitted, second = LastLayer().fit(subject), GradientDot().fit(subject)
@@ -237,17 +237,15 @@ def test_mistakes_are_found_before_a_worker_starts(request_: Request, error: typ
         plan(request_)
 
 
-def test_a_saved_model_is_used_instead_of_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: Run
-) -> None:
+def test_a_saved_model_is_used_instead_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wine: Run) -> None:
     monkeypatch.setattr(maps, "umap", lambda features, seed, progress: maps.pca(features))
-    weights = finished.path / "model.safetensors"
+    weights = wine.path / "model.safetensors"
     run = compute(tmp_path, replace(SMALL, model="mlp", weights=str(weights)))
     assert (run.path / "model.safetensors").read_bytes() == weights.read_bytes()
     assert run.training_log("loss") is None
     assert run.table("memorization")["basis"].unique().tolist() == ["self-influence"]
     block = "scores/label/00000.npy"
-    assert (run.path / block).read_bytes() == (finished.path / block).read_bytes()
+    assert (run.path / block).read_bytes() == (wine.path / block).read_bytes()
 
 
 def test_a_user_s_own_network_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

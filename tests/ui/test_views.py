@@ -320,7 +320,7 @@ class TestDrawnRows:
 
 class TestHeadline:
     facts = headline.Headline(
-        12, 100, 30, "the median of its class", 10, 3, 4, 9, "last-layer", 0.001, "0.1 x mean eigenvalue"
+        12, 100, 30, "the median of its class", 10, 3, 4, 9, 1, "last-layer", 0.001, "0.1 x mean eigenvalue"
     )
 
     def test_the_parts_of_the_memorized_add_up(self) -> None:
@@ -329,6 +329,7 @@ class TestHeadline:
         assert "▼ 4 harm" in shown
         assert "▲ 3 help" in shown
         assert "◇ 3 show no effect" in shown
+        assert "would still let about 1 through" in shown
 
     def test_a_method_without_damping_says_so(self) -> None:
         assert "has no damping" in headline.headline(replace(self.facts, damping=None))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-SHARED_JS = ("bus.js", "common.js", "queries.js")
+SHARED_JS = ("bus.js", "common.js", "queries.js", "heard.js")
 MAP_JS = (
     *SHARED_JS,
     "camera.js",

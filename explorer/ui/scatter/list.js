@@ -22,6 +22,7 @@ class QueryList {
     this.data = this.queries = this.channel = null;
     this.only = "all";
     this.shown = [];
+    this.heard = new Heard();
     this.pace = new Paced((pick) => this.component.setTriggerValue("pick", pick));
     this.listen();
   }
@@ -210,6 +211,7 @@ class QueryList {
     this.channel.publish({ query }, "list");
     const pick = { query, target: coincide(this.queries.task, this.queries, null, query) ? "label" : target };
     this.channel.sent(pick.query, pick.target);
+    this.heard.expect(this.data, queryFacts(this.queries, query)?.id, pick.target);
     this.pace.push(pick, held);
   }
 
@@ -217,6 +219,7 @@ class QueryList {
     this.stop.abort();
     this.stopLoading?.abort();
     this.pace.cancel();
+    this.heard.cancel();
     this.unsubscribe?.();
     this.rows?.dispose();
     cancelAnimationFrame(this.scrolling);

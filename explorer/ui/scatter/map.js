@@ -21,6 +21,7 @@ class InfluenceMap {
     this.data = this.points = this.row = this.rows = this.channel = null;
     this.hovered = this.inspected = -1;
     this.numbered = [];
+    this.heard = new Heard();
     this.pace = new Paced((pick) => this.send("pick", pick));
     this.probe = this.makeProbe();
     try {
@@ -243,6 +244,7 @@ class InfluenceMap {
     this.channel.publish({ query, target }, "map");
     const pick = { query, target: this.target };
     this.channel.sent(pick.query, pick.target);
+    this.heard.expect(this.data, queryFacts(this.channel.state.queries, query)?.id, pick.target);
     this.pace.push(pick);
   }
 
@@ -380,6 +382,7 @@ class InfluenceMap {
   dispose() {
     this.stop.abort();
     this.pace.cancel();
+    this.heard.cancel();
     this.stopGlide?.();
     cancelAnimationFrame(this.hoverFrame);
     for (const timer of [this.slow, this.idle, this.counting]) clearTimeout(timer);

@@ -88,7 +88,7 @@ def trust_line(trust: Trust) -> str:
     noise = (
         f"noise {plain(trust.noise)} {safe(trust.unit)} an epoch"
         if trust.noise == trust.noise
-        else "noise unknown without a training log"
+        else "noise not logged for this question"
     )
     parts.append(f"strongest {plain(trust.strongest)}, {noise}")
     return (

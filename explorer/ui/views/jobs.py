@@ -7,7 +7,7 @@ from typing import Protocol
 
 import streamlit as st
 
-from explorer.ui.views.words import duration, safe
+from explorer.ui.views.words import as_markdown, duration, safe
 
 
 class Standing(Protocol):
@@ -75,4 +75,4 @@ def chip(job: Standing, *, on_cancel: Callable[[], None], on_resume: Callable[[]
         action.button("Cancel", key="chip-cancel", on_click=on_cancel, type="tertiary")
     else:
         action.button("Resume", key="chip-resume", on_click=on_resume, type="tertiary")
-        text.caption(job.reason)
+        text.caption(as_markdown(job.reason))

@@ -12,6 +12,7 @@ class Headline:
     """The answer in numbers. `damping` is None where the method has none; `epochs` is 0 without a training log.
 
     `high`, of which `useful`, `harmful` and the rest unclear, have a high self-influence; `both` of them are flagged.
+    `chance` is how many of `high` the noise band lets through when none has an effect.
     """
 
     flagged: int
@@ -22,6 +23,7 @@ class Headline:
     useful: int
     harmful: int
     both: int
+    chance: int
     method: str
     damping: float | None
     damping_rule: str
@@ -85,7 +87,8 @@ def _effect(facts: Headline) -> str:
     return (
         f"{facts.high:,} were fitted one by one (high self-influence). Of these, "
         f"<strong>▼ {facts.harmful:,} harm</strong> held-out answers, <strong>▲ {facts.useful:,} help</strong> them, and "
-        f"◇ {unclear:,} show no effect beyond the noise."
+        f"◇ {unclear:,} show no effect beyond the noise. "
+        f'<span class="ix-quiet">(If none had an effect, the 95 % band would still let about {facts.chance:,} through.)</span>'
     )
 
 

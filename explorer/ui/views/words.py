@@ -14,6 +14,11 @@ def safe(text: object) -> str:
     return html.escape(str(text), quote=True)
 
 
+def as_markdown(text: object) -> str:
+    """Text from data, fit for Markdown: as it stands, unable to format anything or fetch a picture."""
+    return "".join(f"\\{c}" if c in "\\`*_{}[]()<>#!|~$:" else c for c in str(text))
+
+
 def signed(value: float) -> str:
     """Influence with its sign and three significant digits; a true minus."""
     if value == 0 or not math.isfinite(value):
