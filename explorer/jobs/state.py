@@ -112,7 +112,7 @@ class StateWriter:
             "running", stages=stages, pid=pid, born=process_born(pid) or now, started=now, updated=now, threads=threads
         )
         self._stage_began = self._counting_began = now
-        self._counted_from = 0
+        self._counted_from = self._total = 0
         self._written = 0.0
         self._write()
 
@@ -121,7 +121,7 @@ class StateWriter:
         now = time.time()
         self._close_stage(now)
         self._stage_began = self._counting_began = now
-        self._counted_from = 0
+        self._counted_from = self._total = 0
         self._state = replace(
             self._state,
             stage=name,
@@ -144,8 +144,9 @@ class StateWriter:
         self._obey()
         if time.time() - self._written < WRITE_EVERY and done < total:
             return
-        if total != self._state.total or done < self._counted_from:  # another count within the stage
+        if self._total not in (0, total) or done < self._counted_from:  # another count within the stage
             self._counting_began, self._counted_from = time.time(), done
+        self._total = total
         elapsed, counted = time.time() - self._counting_began, done - self._counted_from
         rate = counted / elapsed if counted > 0 and elapsed > 0 else None
         left = (total - done) / rate if rate else None

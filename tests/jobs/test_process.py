@@ -236,12 +236,19 @@ def test_progress_has_rate_and_time_left_and_obeys_a_cancel(run: Run, monkeypatc
         writer(10, 40, "block")
         told = json.loads((run.path / "state.json").read_text())
         assert (told["rate"], told["seconds_left"], told["note"]) == (2.5, 12.0, "block")
+        writer(40, 40, "block")
+        now += 10
+        writer(5, 500, "another count")  # the clock begins again with it
+        now += 1
+        writer(105, 500, "another count")
+        told = json.loads((run.path / "state.json").read_text())
+        assert (told["rate"], told["seconds_left"]) == (100.0, 3.95)
         jobs.cancel(run)
-        writer(11, 40, "block")
+        writer(106, 500, "another count")
 
     state = run_as_worker(run, 8, body)
     assert state.state == "cancelled"
-    assert state.timings == {"scores": 4.0}
+    assert state.timings == {"scores": 15.0}
 
 
 def test_a_changed_data_file_stops_the_job_with_words(tmp_path: Path) -> None:
