@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 DEMO_FLIPS = 0.08
 DEMO_COPIES = 0.02
+BAR = "{desc:>16} {percentage:3.0f}% |{bar}| {elapsed}, {remaining} left"
 POLL = 0.2
 """Seconds between two looks at a job."""
 
@@ -216,14 +217,15 @@ def _watch(run: Run, until_browsable: bool = False) -> None:
     from explorer.jobs import read_state
 
     bar: Any = None
+    state = read_state(run.path)
     try:
         while True:
             state = read_state(run.path)
             if state.stage and (bar is None or bar.desc != state.stage):
-                _close(bar)
-                bar = tqdm(desc=state.stage, total=state.total or None, leave=True, unit="", dynamic_ncols=True)
-            if bar is not None and state.active:
-                bar.total = state.total or None
+                _close(bar, full=True)
+                bar = tqdm(desc=state.stage, total=state.total or 1, bar_format=BAR, dynamic_ncols=True)
+            if bar is not None and state.active and state.total:
+                bar.total = state.total
                 bar.update(state.done - bar.n)
             if not state.active or (until_browsable and run.browsable and state.number > 6):
                 break
@@ -232,16 +234,16 @@ def _watch(run: Run, until_browsable: bool = False) -> None:
         click.echo(f"\nThe job goes on in the background. Watch: explorer runs. Stop: explorer cancel {run.key}")
         raise SystemExit(130) from None
     finally:
-        _close(bar)
+        _close(bar, full=state.state == "done")
     if state.state in ("failed", "interrupted"):
         raise _Fault(
             f"{state.reason}\nRun {run.key} is {state.state}; `explorer resume {run.key}` goes on where it stopped."
         )
 
 
-def _close(bar: Any) -> None:
+def _close(bar: Any, *, full: bool) -> None:
     if bar is not None:
-        if bar.total:
+        if full:
             bar.update(bar.total - bar.n)
         bar.close()
 

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads stall on busy cores
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch: spinning threads stall on busy cores
 
 import pytest
 

@@ -166,7 +166,7 @@ def test_run_end_to_end_with_bars_and_a_summary(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "is done in" in done.stdout
     assert "test accuracy" in done.stdout
-    assert "training: 100%" in done.stderr
+    assert "map (UMAP) 100% |" in done.stderr
     again = explorer(*command)
     assert again.exit_code == 0
     assert "is done in" in again.output

@@ -6,6 +6,8 @@ bytes as a run that was never interrupted. Joins methods to the store; computes 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from explorer.jobs.state import StateWriter
 
 STAGES = ("data", "training", "predictions", "map", "curvature", "scores", "memorization", "map (UMAP)")
+SMALL_STEP = 10_000_000
+"""Multiplications of a training step below which threads cost more than they save."""
 BOOTSTRAP = 200
 """Resamples of the held-out queries behind the noise band."""
 
@@ -150,11 +154,30 @@ def _train_missing_epochs(work: Work, subject: Subject) -> None:
     epochs = training.train_epochs(
         subject.model, subject.objective, data.train, data.test, work.recipe, resume=resume, progress=work.writer
     )
-    for state, log in epochs:
-        name = f"epoch-{state.epoch:04d}.safetensors"
-        fields = ("loss", "confidence", "correct", "measure")
-        write_bundle(path / "training" / name, {field: getattr(log, field) for field in fields})
-        write_bytes(path / "checkpoints" / name, safetensors.torch.save(_saveable(state.tensors())))
+    with _threads(training_threads(subject.model, work.recipe.batch_size)):
+        for state, log in epochs:
+            name = f"epoch-{state.epoch:04d}.safetensors"
+            fields = ("loss", "confidence", "correct", "measure")
+            write_bundle(path / "training" / name, {field: getattr(log, field) for field in fields})
+            write_bytes(path / "checkpoints" / name, safetensors.torch.save(_saveable(state.tensors())))
+
+
+def training_threads(model: torch.nn.Module, batch_size: int) -> int:
+    """One thread for a network whose steps are too small to share (digits: five times faster), else all of the job's."""
+    convolutions = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
+    small = sum(p.numel() for p in model.parameters()) * batch_size < SMALL_STEP
+    alone = small and not any(isinstance(module, convolutions) for module in model.modules())
+    return 1 if alone else torch.get_num_threads()
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def write_predictions(work: Work, subject: Subject) -> None:

@@ -22,6 +22,9 @@ from explorer.jobs.state import JobState, StateWriter, process_born, read_state
 from explorer.store import Run, write_bytes, write_json
 from explorer.store.files import storage_error
 
+WAIT = {"GOMP_SPINCOUNT": "10000"}
+"""How long torch's threads spin before they sleep: by default they stall on busy cores (a step takes minutes), without
+spinning they are half as fast again on idle ones."""
 _children: list[subprocess.Popen[bytes]] = []
 """Workers started here: kept so that the dead ones are reaped at the next start and the living ones left alone."""
 
@@ -43,7 +46,7 @@ def start(run: Run) -> JobState:
             stdout=log,
             stderr=log,
             start_new_session=True,
-            env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},  # threads that spin while they wait stall on busy cores
+            env={**WAIT, **os.environ},
         )
     _children[:] = [child for child in _children if child.poll() is None] + [process]
     now = time.time()
