@@ -25,6 +25,7 @@ SETTINGS: dict[str, str] = {
     "client.showErrorLinks": "false",
     "client.showSidebarNavigation": "false",
     "client.toolbarMode": "minimal",
+    "runner.magicEnabled": "false",
     "runner.postScriptGC": "false",
     "server.fileWatcherType": "none",
     "server.headless": "true",

@@ -6,8 +6,8 @@ import streamlit as st
 
 from explorer.ui import frame
 
+# Not named `pages`: Streamlit would run such a folder's files by itself, without this frame.
 PAGES = Path(__file__).parent / "screens"
-"""Not named `pages`: Streamlit would run such a folder's files by itself, without this frame."""
 ICON = Path(__file__).with_name("icon.png")  # a file of our own: a named icon would be fetched from the outside
 
 st.set_page_config(page_title="Influence Explorer", page_icon=ICON, layout="wide")

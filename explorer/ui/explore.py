@@ -184,7 +184,7 @@ def _inspection(run: Run, row: int) -> None:
     if influence is None or top is None:
         return
     value = float(influence.values[row]) / 127 * influence.scale
-    tile = answers.tile(run, 0, row, value, top.total)
+    tile = answers.tile(run, row, value, top.total)
     known = load.train_table(run).iloc[row]
     rank = (
         f", percentile {known['percentile']:.0f} of memorization: {known['quadrant']}" if "percentile" in known else ""

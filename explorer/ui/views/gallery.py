@@ -43,7 +43,7 @@ def _gallery(tiles: list[Tile], side: str, shape: str, unit: str, train: int) ->
     return (
         f'<section class="ix-gallery ix-{side}" aria-label="{words[side]}">'
         f'<h4><span aria-hidden="true">{shape}</span> {side.capitalize()}</h4>'
-        f'<p class="ix-quiet">{len(tiles)} of {train:,} shown, {percent(share)} of all influence, in {safe(unit)}</p>'
+        f'<p class="ix-quiet">{len(tiles)} of {train:,} · {percent(share)} of all |influence| · {safe(unit)}</p>'
         f'<div class="ix-tiles">{body}</div></section>'
     )
 
