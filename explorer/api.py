@@ -142,7 +142,7 @@ def show(
     if state.state != "done":
         raise ModelError(f"Expected the run to be computed; found it {state.state}: {state.reason}")
     if block:
-        place = run.key if query is None else f"{run.key}&query={query}&target={target}"
+        place = run.key if query is None else f"{run.key}&query=test-{query}&target={target}"
         serving.serve(root, place, port=chosen_port, browser=browser)
     return run
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 import explorer
-from explorer import maps
+from explorer import maps, serving
 from explorer.errors import DataError, ExplorerError, ModelError, RunError, SettingsError
 
 COLUMNS = ["query", "rank", "row", "id", "influence", "share", "label", "prediction", "self_influence", "memorized"]
@@ -211,3 +211,7 @@ def test_show_makes_a_run_on_the_same_arguments(
     assert explorer.show(model, train, leaky, weight_decay=WEIGHT_DECAY, runs=tmp_path, block=False) == run
     with pytest.raises(RunError, match="Expected a run named 'zz'"):
         explorer.open_run("zz", tmp_path)
+    served: list[object] = []
+    monkeypatch.setattr(serving, "serve", lambda *place, **options: served.append(place))
+    explorer.show(model, train, leaky, query=5, weight_decay=WEIGHT_DECAY, runs=tmp_path, browser=False)
+    assert served == [(tmp_path, f"{run.key}&query=test-5&target=label")]

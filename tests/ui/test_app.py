@@ -141,6 +141,37 @@ def test_keys_change_the_answer_and_leave_the_camera(browser: Browser, address: 
         card_shows(page, first)
 
 
+def test_a_click_on_the_map_is_answered_and_the_camera_stays(browser: Browser, address: str, digits: Run) -> None:
+    queries = digits.table("queries")
+    with visit(browser, address) as page:
+        card_shows(page, queries["id"][0])
+        page.wait_for_selector(".ie-list .row")
+        page.wait_for_function(f"window.__influenceExplorer && {CHANNEL}?.view?.lastDraw > 0")
+        camera = page.evaluate(f"JSON.stringify({CHANNEL}.view.camera)")
+        first = digits.meta().train
+        for row in queries["row"][1:40]:  # a point may lie under another: take the first that answers
+            x, y = page.evaluate(f"{CHANNEL}.view.screenOf({first + row})")
+            page.mouse.click(x, y)
+            page.wait_for_timeout(150)
+            chosen = page.evaluate(f"{CHANNEL}.state.query")
+            if chosen != queries["row"][0]:
+                break
+        card_shows(page, queries.set_index("row").loc[chosen, "id"])
+        assert page.evaluate(f"JSON.stringify({CHANNEL}.view.camera)") == camera
+
+
+def test_other_pages_keep_the_run_and_the_choice(browser: Browser, address: str, digits: Run) -> None:
+    create(digits.path.parent, plan(Request("wine", recipe=Recipe(epochs=1))))  # a newer run, which is not the choice
+    third = digits.table("queries")["id"][2]
+    with visit(browser, f"{address}&query={third}", expected="404 (Not Found)") as page:
+        card_shows(page, third)
+        page.get_by_role("link", name="Memorized").click()
+        page.get_by_text("training examples look memorized").wait_for()
+        page.get_by_role("link", name="Explore").click()
+        card_shows(page, third)
+        assert digits.key in page.url
+
+
 def test_the_link_restores_run_query_and_target(browser: Browser, address: str, digits: Run) -> None:
     queries = digits.table("queries")
     wrong = queries[queries["wrong"]].iloc[1]

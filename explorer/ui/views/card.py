@@ -73,8 +73,8 @@ def query_card(query: Query) -> str:
 def trust_line(trust: Trust) -> str:
     """The trust line as HTML: the verdict first, then what it rests on."""
     words = {
-        "agree": ("✓", "Two methods agree on this ranking."),
-        "disagree": ("≠", "Two methods disagree on this ranking: take single examples with care."),
+        "agree": ("✓", "Two methods point to the same strongest examples."),
+        "disagree": ("≠", "Two methods point to different examples: take single ones with care."),
         "no effect detected": (
             "∅",
             "No effect detected: one more epoch of training moves this answer more than any one example.",
