@@ -11,9 +11,9 @@ demo: .venv/.installed
 
 test: .venv/.tested check
 
-# What CI runs; needs the environment of `make test`.
+# What CI runs; needs the environment of `make test`. Two at a time: browsers and workers mostly wait.
 check: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 lint:
 	$(BIN)/ruff check .

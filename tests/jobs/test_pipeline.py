@@ -10,7 +10,6 @@ import safetensors.torch
 import torch
 from numpy.typing import NDArray
 
-from explorer import maps
 from explorer.contracts import Queries, Target
 from explorer.errors import DataError, ModelError, RunError, SettingsError
 from explorer.influence import GradientDot, LastLayer
@@ -115,12 +114,9 @@ def test_held_out_influence_is_the_mean_over_queries(wine: Run) -> None:
         ["fitted.json", "coordinates-pca.npy", "data.json", "train.parquet"],
     ],
 )
-def test_what_is_missing_is_computed_again_to_the_same_bytes(
-    wine: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: list[str]
-) -> None:
+def test_what_is_missing_is_computed_again_to_the_same_bytes(wine: Run, tmp_path: Path, lost: list[str]) -> None:
     import shutil
 
-    monkeypatch.setattr(maps, "umap", lambda features, seed, progress: maps.pca(features) + seed)
     copy = tmp_path / wine.key
     shutil.copytree(wine.path, copy)
     for name in [*lost, "state.json"]:
@@ -137,16 +133,14 @@ def contents(path: Path) -> dict[str, bytes]:
     return {str(file.relative_to(path)): file.read_bytes() for file in files}
 
 
-def test_fewer_queries_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wine: Run) -> None:
-    monkeypatch.setattr(maps, "umap", lambda features, seed, progress: maps.pca(features))
+def test_fewer_queries_on_request(tmp_path: Path, wine: Run) -> None:
     run = compute(tmp_path, replace(SMALL, queries=3))
     assert run.plan("label").tolist() == wine.plan("label")[:3].tolist()
     assert len(run.table("queries")) == len(wine.table("queries"))
     assert run.top(int(wine.plan("label")[3]), "label") is None
 
 
-def test_regression_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(maps, "umap", lambda features, seed, progress: maps.pca(features))
+def test_regression_end_to_end(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(80, 4)).astype(np.float32)
     y = (x @ np.array([1, -2, 0.5, 0]) + 0.1 * rng.normal(size=80)).astype(np.float32)
@@ -163,8 +157,7 @@ def test_regression_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert np.corrcoef(exact, own)[0, 1] > 0.999  # ∇(−½e²) = −e ∇f
 
 
-def test_gradient_dot_has_the_exact_method_as_second_opinion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(maps, "umap", lambda features, seed, progress: maps.pca(features))
+def test_gradient_dot_has_the_exact_method_as_second_opinion(tmp_path: Path) -> None:
     run = compute(tmp_path, replace(SMALL, method="gradient-dot"))
     rows = run.plan("label")[:1]
     exact, dot = full_scores(run, "label", rows)
@@ -237,8 +230,7 @@ def test_mistakes_are_found_before_a_worker_starts(request_: Request, error: typ
         plan(request_)
 
 
-def test_a_saved_model_is_used_instead_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wine: Run) -> None:
-    monkeypatch.setattr(maps, "umap", lambda features, seed, progress: maps.pca(features))
+def test_a_saved_model_is_used_instead_of_training(tmp_path: Path, wine: Run) -> None:
     weights = wine.path / "model.safetensors"
     run = compute(tmp_path, replace(SMALL, model="mlp", weights=str(weights)))
     assert (run.path / "model.safetensors").read_bytes() == weights.read_bytes()
@@ -248,8 +240,7 @@ def test_a_saved_model_is_used_instead_of_training(tmp_path: Path, monkeypatch: 
     assert (run.path / block).read_bytes() == (wine.path / block).read_bytes()
 
 
-def test_a_user_s_own_network_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(maps, "umap", lambda features, seed, progress: maps.pca(features))
+def test_a_user_s_own_network_from_a_file(tmp_path: Path) -> None:
     code = "from torch import nn\ndef make():\n    return nn.Sequential(nn.Linear(13, 8), nn.Tanh(), nn.Linear(8, 3))\n"
     (tmp_path / "net.py").write_text(code)
     run = compute(tmp_path, replace(SMALL, model=f"{tmp_path / 'net.py'}:make"))

@@ -6,22 +6,19 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from explorer import maps
 from explorer.contracts import Recipe
-from explorer.jobs.pipeline import STAGES, run_pipeline
-from explorer.jobs.planning import Request, ingredients_of, plan
-from explorer.jobs.process import run_as_worker
+from explorer.jobs.planning import Request
 from explorer.jobs.state import process_born
-from explorer.store import Run, create
+from explorer.store import Run
+from tests.conftest import compute
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 LATE = ("memorization.parquet", "summary.json", "coordinates-umap.npy")
@@ -38,14 +35,6 @@ class Finished:
     hostile: Path
     regression: Path
     given: Path
-
-
-def compute(root: Path, request: Request) -> Path:
-    """The run of a request, done in this process."""
-    run = create(root, plan(request))
-    state = run_as_worker(run, len(STAGES), lambda writer: run_pipeline(run, ingredients_of(run), writer))
-    assert state.state == "done", state.reason
-    return run.path
 
 
 def hostile_table(path: Path) -> Path:
@@ -77,24 +66,20 @@ def line(path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where finished runs are computed; PCA stands in for UMAP, whose first call compiles for ten seconds."""
-    threads = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(maps, "umap", lambda features, seed, progress: maps.pca(features))
-        yield tmp_path_factory.mktemp("finished")
-    torch.set_num_threads(threads)
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where finished runs are computed."""
+    return tmp_path_factory.mktemp("finished")
 
 
 @pytest.fixture(scope="session")
 def finished(folder: Path) -> Finished:
     """The finished runs: read them, never write into them."""
     short = Recipe(epochs=3)
-    digits = compute(folder, Request("digits", flip=0.08, duplicate=0.02, recipe=short, queries=20))
-    hostile = compute(folder, Request(str(hostile_table(folder / "hostile.npz")), flip=0.1, recipe=short))
-    regression = compute(folder, Request(str(line(folder / "line.npz")), recipe=Recipe(epochs=20)))
+    digits = compute(folder, Request("digits", flip=0.08, duplicate=0.02, recipe=short, queries=20)).path
+    hostile = compute(folder, Request(str(hostile_table(folder / "hostile.npz")), flip=0.1, recipe=short)).path
+    regression = compute(folder, Request(str(line(folder / "line.npz")), recipe=Recipe(epochs=20))).path
     weights = str(digits / "model.safetensors")
-    given = compute(folder, Request("digits", flip=0.08, weights=weights, model="auto", recipe=short, queries=20))
+    given = compute(folder, Request("digits", flip=0.08, weights=weights, model="auto", recipe=short, queries=20)).path
     return Finished(digits, hostile, regression, given)
 
 

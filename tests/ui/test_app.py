@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from explorer import jobs, maps
+from explorer import jobs
 from explorer.contracts import Recipe
 from explorer.jobs.planning import Request, plan
 from explorer.store import Run, create
@@ -41,10 +41,8 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Images, with wrong predictions and planted faults; the first 40 predictions explained."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(maps, "umap", lambda features, seed, progress: maps.pca(features) + seed)
-        root = tmp_path_factory.mktemp("app")
-        return compute(root, Request("digits", flip=0.08, recipe=Recipe(epochs=6), queries=40))
+    root = tmp_path_factory.mktemp("app")
+    return compute(root, Request("digits", flip=0.08, recipe=Recipe(epochs=6), queries=40))
 
 
 @contextmanager

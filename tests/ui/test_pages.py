@@ -16,7 +16,8 @@ from explorer.jobs.planning import Request
 from explorer.memorization import FLAG_Z, QUADRANTS
 from explorer.store import Run, read_json
 from explorer.ui import memorized
-from tests.ui.conftest import HOSTILE, LATE, Copier, Finished, compute, line, working
+from tests.conftest import compute
+from tests.ui.conftest import HOSTILE, LATE, Copier, Finished, line, working
 
 APP = Path(__file__).resolve().parents[2] / "explorer" / "ui" / "app.py"
 PAGES = ("explore", "memorized", "runs")
@@ -154,8 +155,10 @@ class TestEveryState:
     @pytest.mark.parametrize("page", OF_A_RUN)
     def test_planted_copies_of_a_regression(self, page: str, folder: Path, copied: Copier) -> None:
         data = str(line(folder / "copies.npz"))
-        run = copied(compute(folder, Request(data, duplicate=0.05, recipe=Recipe(epochs=2))))
-        visit(page, run=run.key)
+        run = copied(compute(folder, Request(data, duplicate=0.05, recipe=Recipe(epochs=2))).path)
+        train = run.table("train")
+        assert (train["true_label"] == train["label"]).all()
+        assert "planted: was" not in html(visit(page, run=run.key))
 
 
 class TestMemorized:

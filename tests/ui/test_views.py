@@ -137,7 +137,7 @@ class TestGalleries:
             "Towards: training examples that helped",
             "Away: training examples that hurt",
         ]
-        assert "2 of 1,466 shown, 20 % of all influence, in nats" in shown
+        assert "2 of 1,466 · 20 % of all |influence| · nats" in shown
         assert shown.index("▲1") < shown.index("▲2") < shown.index("▼1")
         assert "−0.5" in shown
 
