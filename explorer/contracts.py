@@ -103,8 +103,8 @@ class Faults:
 class Dataset:
     """Training examples and held-out test examples of one task.
 
-    `test` never holds a row whose input is also a training input; what was left out for that reason is said in
-    `notes`, in words for people. `classes` is empty for regression.
+    `test` never holds a row whose input is also a training input (but for `explain`, where the user names the rows);
+    what was left out for that reason is said in `notes`, in words for people. `classes` is empty for regression.
     """
 
     name: str
