@@ -67,8 +67,7 @@ def explain(
     from explorer.jobs.query import ranking
     from explorer.jobs.subject import make_subject
 
-    if weight_decay < 0:
-        raise SettingsError(f"Expected weight_decay >= 0; found {weight_decay}. Give the one used in training.")
+    _check_decay(weight_decay)
     chosen = method_from(method, {} if damping is None else {"damping": damping})
     outputs = _outputs_of(model)
     data = _dataset(train, test, outputs, keep_seen=True)
@@ -124,6 +123,7 @@ def show(
     from explorer.jobs.subject import InMemory, make_subject
     from explorer.store import create, runs_root
 
+    _check_decay(weight_decay)
     settings: dict[str, Any] = {} if damping is None else {"damping": damping}
     method_from(method, settings)
     data = _dataset(train, test, _outputs_of(model), keep_seen=False)
@@ -156,6 +156,13 @@ def open_run(name: str = "latest", runs: str | Path | None = None) -> Run:
     from explorer.store import find, runs_root
 
     return find(runs_root(runs), name)
+
+
+def _check_decay(weight_decay: float) -> None:
+    if not 0 <= weight_decay < float("inf"):
+        raise SettingsError(
+            f"Expected weight_decay >= 0 and finite; found {weight_decay}. Give the one of the training."
+        )
 
 
 def _dataset(train: Any, test: Any, outputs: int | None, *, keep_seen: bool) -> Dataset:

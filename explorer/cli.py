@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 DEMO_FLIPS = 0.08
 DEMO_COPIES = 0.02
 BAR = "{desc:>16} {percentage:3.0f}% |{bar}| {elapsed}, {remaining} left"
+SCORED = 6
+"""Number of the stage of scores: after it every answer is there."""
 POLL = 0.2
 """Seconds between two looks at a job."""
 
@@ -227,7 +229,7 @@ def _watch(run: Run, until_browsable: bool = False) -> None:
             if bar is not None and state.active and state.total:
                 bar.total = state.total
                 bar.update(state.done - bar.n)
-            if not state.active or (until_browsable and run.browsable and state.number > 6):
+            if not state.active or (until_browsable and run.browsable and state.number > SCORED):
                 break
             time.sleep(POLL)
     except KeyboardInterrupt:

@@ -6,7 +6,7 @@ The sign convention of the whole project is stated at `Scores`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -257,10 +257,11 @@ class Recipe:
     def __post_init__(self) -> None:
         checks = (
             (self.epochs is None or self.epochs >= 1, "epochs", ">= 1"),
-            (self.rate > 0, "rate", "> 0"),
+            (0 < self.rate < float("inf"), "rate", "> 0 and finite"),
             (0 <= self.momentum < 1, "momentum", "in [0, 1)"),
-            (self.weight_decay >= 0, "weight_decay", ">= 0"),
+            (0 <= self.weight_decay < float("inf"), "weight_decay", ">= 0 and finite"),
             (self.batch_size >= 1, "batch_size", ">= 1"),
+            (0 <= self.seed < 2**32, "seed", "in 0..2^32 - 1"),
         )
         for ok, name, rule in checks:
             if not ok:
@@ -282,8 +283,3 @@ class RunSpec:
     queries: int | None = None
     seed: int = 0
     format_version: int = FORMAT_VERSION
-
-
-def as_rows(rows: Sequence[int] | NDArray[Any] | slice, size: int) -> NDArray[np.int64]:
-    """`rows` as an int64 array of positions within `size`."""
-    return np.arange(size, dtype=np.int64)[rows] if isinstance(rows, slice) else np.asarray(rows, dtype=np.int64)

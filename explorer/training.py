@@ -95,7 +95,7 @@ def resolve_epochs(recipe: Recipe, n: int) -> int:
 
 def epoch_batches(n: int, recipe: Recipe, epoch: int) -> list[NDArray[np.int64]]:
     """The batches of one epoch (1 = the first) over `n` examples, fixed by the recipe's seed and `epoch` alone."""
-    order = np.random.default_rng([recipe.seed % 2**64, epoch]).permutation(n)
+    order = np.random.default_rng([recipe.seed, epoch]).permutation(n)
     return [order[start : start + recipe.batch_size] for start in range(0, n, recipe.batch_size)]
 
 
@@ -326,7 +326,7 @@ def _repeatable(seed: int, epoch: int) -> Iterator[None]:
         try:
             torch.use_deterministic_algorithms(True)
             memory.fill_uninitialized_memory = False  # costs time and guards nothing here
-            torch.manual_seed(int(np.random.SeedSequence([seed % 2**64, epoch]).generate_state(1)[0]))
+            torch.manual_seed(int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0]))
             yield
         finally:
             torch.use_deterministic_algorithms(was, warn_only=warned)

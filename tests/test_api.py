@@ -12,6 +12,8 @@ from torch.utils.data import Dataset, TensorDataset
 import explorer
 from explorer import maps, serving
 from explorer.errors import DataError, ExplorerError, ModelError, RunError, SettingsError
+from explorer.jobs.planning import ingredients_of
+from explorer.jobs.query import rank_from_run
 
 COLUMNS = ["query", "rank", "row", "id", "influence", "share", "label", "prediction", "self_influence", "memorized"]
 WEIGHT_DECAY = 0.05
@@ -173,6 +175,7 @@ class Pairs(Dataset[object]):
         ({"method": "magic"}, SettingsError, "Expected a method"),
         ({"target": "margin"}, SettingsError, "Expected target"),
         ({"weight_decay": -1.0}, SettingsError, "weight_decay >= 0"),
+        ({"weight_decay": float("nan")}, SettingsError, "weight_decay >= 0 and finite"),
         ({"damping": -0.1}, SettingsError, "damping >= 0"),
         ({"train": torch.zeros(3)}, DataError, "torch Dataset"),
         ({"train": Pairs()}, DataError, "torch Dataset"),
@@ -211,6 +214,10 @@ def test_show_makes_a_run_on_the_same_arguments(
     assert explorer.show(model, train, leaky, weight_decay=WEIGHT_DECAY, runs=tmp_path, block=False) == run
     with pytest.raises(RunError, match="Expected a run named 'zz'"):
         explorer.open_run("zz", tmp_path)
+    with pytest.raises(RunError, match=r"made by explorer\.show.*Call explorer\.show"):
+        ingredients_of(run)
+    with pytest.raises(RunError, match=r"made by explorer\.show"):
+        rank_from_run(run, "test-5", "label")
     served: list[object] = []
     monkeypatch.setattr(serving, "serve", lambda *place, **options: served.append(place))
     explorer.show(model, train, leaky, query=5, weight_decay=WEIGHT_DECAY, runs=tmp_path, browser=False)

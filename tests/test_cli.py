@@ -81,6 +81,8 @@ def test_a_missing_file_an_unknown_source_and_bad_numbers(tmp_path: Path) -> Non
     refused(explorer("run", "--data", "cifar"), "Expected data to be one of")
     refused(explorer("run", "--data", "wine", "--epochs", 0), "Expected epochs >= 1; found 0")
     refused(explorer("run", "--data", "wine", "--damping", -1), "Expected damping >= 0")
+    refused(explorer("run", "--data", "wine", "--seed", -1), "Expected seed in 0..2^32 - 1; found -1")
+    refused(explorer("run", "--data", "wine", "--rate", "inf"), "Expected rate > 0 and finite; found inf")
     (tmp_path / "x.npz").write_bytes(b"not a zip")
     refused(explorer("run", "--data", tmp_path / "x.npz"), "x.npz")
     refused(explorer("run"), "Missing option '--data'")

@@ -1,7 +1,7 @@
 """Who moved this prediction? One file a method, all behind `contracts.Method`; `METHODS` names them."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Any
 
 from explorer.contracts import Method
@@ -9,7 +9,7 @@ from explorer.errors import SettingsError
 from explorer.influence.gradient_dot import GradientDot
 from explorer.influence.last_layer import LastLayer
 
-__all__ = ["METHODS", "GradientDot", "LastLayer", "method_from", "method_spec"]
+__all__ = ["METHODS", "GradientDot", "LastLayer", "method_from"]
 
 METHODS: dict[str, type[LastLayer] | type[GradientDot]] = {LastLayer.name: LastLayer, GradientDot.name: GradientDot}
 
@@ -29,8 +29,3 @@ def method_from(name: str, settings: Mapping[str, Any] | None = None) -> Method:
             f"Expected settings of {name} out of {sorted(known) or 'none'}; found {wrong}. Leave these out."
         )
     return METHODS[name](**(settings or {}))
-
-
-def method_spec(method: LastLayer | GradientDot) -> dict[str, Any]:
-    """JSON-ready name and settings; `method_from(**spec)` gives an equal method."""
-    return {"name": method.name, "settings": asdict(method)}

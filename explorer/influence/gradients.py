@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from explorer.contracts import Examples, Progress, Queries, Subject, silent
 from explorer.errors import DataError, ModelError
+from explorer.influence.linear import outer
 from explorer.loading import as_model_input
 
 BATCH = 1024
@@ -176,7 +177,7 @@ def weighted_gradients(subject: Subject, queries: Queries, weights: Float[Tensor
     for start in range(0, len(queries.rows), BATCH):
         block = Queries(queries.examples, queries.rows[start : start + BATCH], queries.target)
         features, pulls = query_pass(subject, block)
-        part = weights[:, start : start + BATCH].double() @ (pulls.unsqueeze(2) * features.unsqueeze(1)).flatten(1)
+        part = weights[:, start : start + BATCH].double() @ outer(pulls, features)
         total = part if total is None else total + part
     if total is None:
         raise DataError("Expected at least one query; found none. Name the test rows to explain.")

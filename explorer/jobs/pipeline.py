@@ -248,8 +248,9 @@ def fit(work: Work, subject: Subject) -> tuple[Fitted, Fitted | None]:
 
 def second_opinion(fitted: Fitted, subject: Subject) -> Fitted | None:
     """Gradient dot beside the exact method, and the exact method beside gradient dot unless the head is too large."""
-    if "factor" in fitted.tensors():
-        return GradientDot().restore(subject, fitted.tensors(), {})
+    tensors = fitted.tensors()
+    if "factor" in tensors:
+        return GradientDot().restore(subject, tensors, {})
     try:
         return LastLayer().fit(subject)
     except SettingsError:
@@ -268,7 +269,7 @@ def write_scores(work: Work, fitted: Fitted, second: Fitted | None) -> None:
             work.writer(done, total, f"{target} of {len(rows)} queries")
             if len(rows) and work.missing(block_name(target, start)):
                 queries = Queries(work.dataset.test, rows, target)
-                kept, levels = score_block(fitted, second, queries, work.seed)
+                kept, levels = score_block(fitted, second, queries, len(work.dataset.train), work.seed)
                 write_array(path / rows_name(target, start), levels)
                 write_bundle(path / block_name(target, start), kept)
             done += len(rows)

@@ -11,7 +11,7 @@ from typing import Any
 
 from explorer import models, sources
 from explorer.contracts import Recipe, RunSpec
-from explorer.errors import ModelError, SettingsError
+from explorer.errors import ModelError, RunError, SettingsError
 from explorer.influence import method_from
 from explorer.jobs.subject import FromSpec, file_hash
 from explorer.sources.planted import Planted
@@ -63,7 +63,16 @@ def plan(request: Request) -> RunSpec:
 
 
 def ingredients_of(run: Run) -> FromSpec:
-    """What a worker needs to begin a run again from its directory."""
+    """What a worker needs to begin a run again from its directory.
+
+    Raises:
+        RunError: the run was made from objects of another process, which no file can bring back.
+    """
+    if run.spec["source"]["kind"] == "memory":
+        raise RunError(
+            f"Expected a run that can be rebuilt from files; found {run.key}, made by explorer.show from objects of a "
+            "Python process. Call explorer.show (to go on) or explorer.explain (for a table) there again."
+        )
     return FromSpec(run.spec["source"], run.spec["model"], int(run.spec["seed"]))
 
 

@@ -89,11 +89,6 @@ def rank_from_run(run: Run, query_id: str, target: Target) -> pd.DataFrame:
 
 
 def _influence(run: Run, row: int, target: Target) -> NDArray[np.float32]:
-    if run.spec["source"]["kind"] == "memory":
-        raise RunError(
-            f"Expected a run that can be rebuilt from files; found {run.key}, made by explorer.show from objects of a "
-            "Python process. Use explorer.explain there."
-        )
     ingredients = ingredients_of(run)
     dataset = ingredients.dataset()
     model = ingredients.model(dataset)

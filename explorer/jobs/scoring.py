@@ -28,10 +28,10 @@ ELEMENTS = 32_000_000
 
 
 def score_block(
-    fitted: Fitted, second: Fitted | None, queries: Queries, seed: int, progress: Progress = silent
+    fitted: Fitted, second: Fitted | None, queries: Queries, train: int, seed: int, progress: Progress = silent
 ) -> tuple[dict[str, NDArray[Any]], NDArray[np.int8]]:
-    """Top lists and evidence by name, and the int8 rows `[query, train]`."""
-    step = max(1, ELEMENTS // max(1, len(fitted.tensors()["features"])))
+    """Top lists and evidence by name, and the int8 rows `[query, train]`; `train` is the number of training examples."""
+    step = max(1, ELEMENTS // train)
     kept: list[dict[str, NDArray[Any]]] = []
     rows: list[NDArray[np.int8]] = []
     for start in range(0, len(queries.rows), step):

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import io
-from typing import Literal
 
 import pandas as pd
 
 from explorer.errors import SettingsError
-
-Format = Literal["csv", "parquet", "json"]
 
 
 def encode(table: pd.DataFrame, kind: str) -> bytes:

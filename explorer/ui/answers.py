@@ -46,11 +46,6 @@ def query_row(run: Run, query: int) -> pd.Series[Any]:
     return load.table(run, "queries").iloc[load.query_positions(run)[query]]
 
 
-def targets_differ(run: Run, query: int) -> bool:
-    """Whether the label and the model's own answer ask different things of this query."""
-    return load.meta(run).task == "regression" or bool(query_row(run, query)["wrong"])
-
-
 def query(run: Run, row: int, target: Target) -> Query:
     """The card of a query."""
     meta, found = load.meta(run), query_row(run, row)

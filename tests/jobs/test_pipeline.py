@@ -202,9 +202,9 @@ def test_blocks_do_not_depend_on_how_many_queries_fit_in_memory(wine: Run, monke
     subject = make_subject(ingredients.model(data), data, 0.01)
     fitted, second = LastLayer().fit(subject), GradientDot().fit(subject)
     queries = Queries(data.test, np.arange(10))
-    whole = scoring.score_block(fitted, second, queries, 0)
+    whole = scoring.score_block(fitted, second, queries, len(data.train), 0)
     monkeypatch.setattr(scoring, "ELEMENTS", 3 * len(data.train))
-    parts = scoring.score_block(fitted, second, queries, 0)
+    parts = scoring.score_block(fitted, second, queries, len(data.train), 0)
     for name in set(whole[0]) - {"towards", "away"}:  # planted copies tie: their order may change, their scores may not
         np.testing.assert_allclose(parts[0][name], whole[0][name], rtol=1e-4, atol=1e-7)
     assert np.abs(parts[1].astype(int) - whole[1].astype(int)).max() <= 1  # rounding of equal scores in another order
