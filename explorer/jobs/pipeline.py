@@ -163,7 +163,7 @@ def _train_missing_epochs(work: Work, subject: Subject) -> None:
 
 
 def training_threads(model: torch.nn.Module, batch_size: int) -> int:
-    """One thread for a network whose steps are too small to share (digits: five times faster), else all of the job's."""
+    """One thread for a network whose steps are too small to share, else all of the job's."""
     convolutions = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
     small = sum(p.numel() for p in model.parameters()) * batch_size < SMALL_STEP
     alone = small and not any(isinstance(module, convolutions) for module in model.modules())
