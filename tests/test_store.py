@@ -29,6 +29,7 @@ from explorer.store import (
     write_table,
 )
 from explorer.store.export import encode
+from explorer.store.files import clear_leftovers
 from explorer.store.run import BLOCK, block_name, rows_name
 
 SPEC = RunSpec(
@@ -69,6 +70,25 @@ def test_a_full_disk_leaves_the_old_file_whole_and_no_litter(tmp_path: Path, mon
         write_bytes(tmp_path / "x", b"new")
     assert (tmp_path / "x").read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_what_killed_writers_left_is_cleared_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(_: int) -> None:
+        monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)
+        raise OSError(errno.EIO, "killed here")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", killed)
+        with pytest.raises(StorageError):
+            write_bytes(tmp_path / "sub" / "x.npy", b"half")
+        monkeypatch.undo()
+    (left,) = (tmp_path / "sub").iterdir()
+    write_bytes(tmp_path / "sub" / "y.npy", b"whole")
+    (tmp_path / ".hidden.part").write_bytes(b"a user's own")
+    clear_leftovers(tmp_path, lambda pid: pid == os.getpid())
+    assert left.exists()  # its writer may still be at it
+    clear_leftovers(tmp_path, lambda pid: pid != os.getpid())
+    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == [".hidden.part", "y.npy"]
 
 
 def test_readers_never_see_half_a_file(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from explorer.errors import Cancelled, ExplorerError, StorageError
 from explorer.jobs.state import JobState, StateWriter, process_born, read_state
 from explorer.store import Run, write_bytes, write_json
-from explorer.store.files import storage_error
+from explorer.store.files import clear_leftovers, storage_error
 
 WAIT = {"GOMP_SPINCOUNT": "10000"}
 """How long torch's threads spin before they sleep: by default they stall on busy cores (a step takes minutes), without
@@ -89,6 +89,7 @@ def run_as_worker(run: Run, stages: int, body: Callable[[StateWriter], None]) ->
     with sole_worker(run.path) as mine:
         if not mine or read_state(run.path).state == "done":
             return read_state(run.path)
+        clear_leftovers(run.path, lambda pid: pid != os.getpid() and process_born(pid) is not None)
         threads = max(1, usable_cores() - 1)
         torch.set_num_threads(threads)
         writer = StateWriter(run.path, os.getpid(), stages, threads)

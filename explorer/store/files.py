@@ -32,7 +32,7 @@ def write_with(path: Path, fill: Callable[[BinaryIO], Any]) -> None:
     temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=f".{os.getpid()}.part", dir=path.parent)
         with os.fdopen(handle, "wb") as file:
             fill(file)
             file.flush()
@@ -44,6 +44,17 @@ def write_with(path: Path, fill: Callable[[BinaryIO], Any]) -> None:
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
+
+
+def clear_leftovers(folder: Path, writes: Callable[[int], bool]) -> None:
+    """Remove what writers that were killed in the middle of a file left anywhere below `folder`.
+
+    Temporary names end in the number of the process; `writes` says whether a process may still be at its file.
+    """
+    for file in folder.rglob(".*.part"):
+        process = file.name.split(".")[-2]
+        if process.isdigit() and not writes(int(process)):
+            file.unlink(missing_ok=True)
 
 
 def storage_error(error: OSError, path: Path) -> StorageError:
