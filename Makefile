@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Bytecode is compiled when first used instead of for all of torch at once: the install takes half the time.
 PIP := $(BIN)/pip install --quiet --no-compile --disable-pip-version-check
 
-.PHONY: demo test check slow lint clean
+.PHONY: demo test check slow lint clean bench bench-ui
 
 demo: .venv/.installed
 	$(BIN)/explorer demo
@@ -24,6 +24,15 @@ lint:
 # The slow tests too: minutes. EXPLORER_DATA=folder adds those that need the real data sets.
 slow: .venv/.tested
 	$(BIN)/python -m pytest
+
+# The job's longest stage beside the bare matrix products of the same shapes, and its memory: minutes.
+bench: .venv/.tested
+	$(BIN)/python -m tests.bench.scores
+
+# The screen in a real Chromium, beside the least a click can cost: about ten minutes. EXPLORER_DATA=folder measures MNIST;
+# runs are kept in $EXPLORER_BENCH, else below ~/.cache (a million made-up examples: 1.2 GB).
+bench-ui: .venv/.tested
+	$(BIN)/python -m tests.bench.ui
 
 .venv/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -158,6 +158,50 @@ def open_run(name: str = "latest", runs: str | Path | None = None) -> Run:
     return find(runs_root(runs), name)
 
 
+def table(
+    run: Run | str,
+    query: str,
+    *,
+    target: Target = "label",
+    filter: str = "",  # noqa: A002 - the word of the page and its address
+    select: str = "",
+    strongest: bool = False,
+    runs: str | Path | None = None,
+) -> pd.DataFrame:
+    """The training examples that the page shows for a test example, most helpful first.
+
+    Args:
+        run: a run, or what `open_run` takes.
+        query: id of a test example whose influence is stored in the run.
+        target: "label" or "prediction".
+        filter: as in the page's address, such as "classes:3.7,wrong,memorized,towards,from:-0.1,to:0.2".
+        select: a lasso or box as in the page's address, such as "umap:0.1,0.2;0.3,0.4;0.5,0".
+        strongest: the examples whose influence was kept exactly, whatever filter and selection say.
+        runs: folder of runs.
+
+    Returns:
+        `row, id, influence, exact, share, label, prediction` and what is known of memorization. Influence that is not
+        `exact` is in 127 steps to each side and clipped at the run's scale; `export` computes all of it exactly.
+
+    Raises:
+        RunError: no such run or test example, or its influence is not stored.
+        SettingsError: a filter or selection that reads as none.
+    """
+    from explorer import shown
+
+    found = open_run(run, runs) if isinstance(run, str) else run
+    kept, chosen = shown.Filter.parse(filter), shown.Selection.parse(select)
+    if filter and not kept:
+        raise SettingsError(
+            f"Expected a filter such as 'classes:3.7,wrong,towards'; found {filter!r}. Copy it from the page's address."
+        )
+    if select and chosen is None:
+        raise SettingsError(
+            f"Expected a selection such as 'umap:0.1,0.2;0.3,0.4;0.5,0'; found {select!r}. Copy it from the page's address."
+        )
+    return shown.table(found, shown.test_row(found, query), target, kept, chosen, strongest=strongest)
+
+
 def _check_decay(weight_decay: float) -> None:
     if not 0 <= weight_decay < float("inf"):
         raise SettingsError(

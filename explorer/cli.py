@@ -97,6 +97,7 @@ def demo(folder: str | None, port: int | None, host: str, no_browser: bool) -> N
 @click.option("--batch-size", type=int, default=64, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--queries", type=int, help="Explain only this many test predictions, worst first [default: all].")
+@click.option("--query-ids", metavar="IDS|FILE", help="Explain only these: ids with commas, or a file with one a line.")
 @_runs_option
 def run_command(folder: str | None, **options: Any) -> None:
     """Train or load a model, compute influence, memorization flags and the map; interrupted runs go on where they were."""
@@ -130,7 +131,7 @@ def open_page(name: str, folder: str | None, port: int | None, host: str, no_bro
 @main.command()
 @_runs_option
 def runs(folder: str | None) -> None:
-    """List runs: name, state, data, method, and why one ended early."""
+    """List runs: name, state, data, method, size on the disk, and why one ended early."""
     from explorer.store import list_runs, runs_root
 
     root = runs_root(folder)
@@ -181,15 +182,44 @@ def resume(name: str, folder: str | None) -> None:
 @click.option("--target", type=click.Choice(["label", "prediction"]), default="label", show_default=True)
 @click.option("--format", "kind", type=click.Choice(["csv", "parquet", "json"]), default="csv", show_default=True)
 @click.option("--output", type=click.Path(dir_okay=False), help="File to write [default: RUN-QUERY.FORMAT].")
+@click.option(
+    "--rows",
+    type=click.Choice(["all", "shown", "strongest"]),
+    default="all",
+    show_default=True,
+    help="All, computed exactly; or as stored: those the page shows, or the strongest.",
+)
+@click.option("--filter", "kept", default="", help="With --rows shown: a filter, from the page's address.")
+@click.option("--select", default="", help="With --rows shown: a lasso or box, from the page's address.")
 @_runs_option
-def export_command(name: str, query: str, target: Any, kind: str, output: str | None, folder: str | None) -> None:
-    """Write all training examples ranked for one query of run NAME ("-" as output prints csv or json)."""
+def export_command(
+    name: str,
+    query: str,
+    target: Any,
+    kind: str,
+    output: str | None,
+    rows: str,
+    kept: str,
+    select: str,
+    folder: str | None,
+) -> None:
+    """Write training examples ranked for one query of run NAME ("-" as output prints csv or json)."""
+    from explorer.api import table
     from explorer.jobs.query import rank_from_run
     from explorer.store import find, runs_root, write_bytes
     from explorer.store.export import encode
 
+    if rows != "shown" and (kept or select):
+        raise click.UsageError(
+            f"Expected --filter and --select with --rows shown; found --rows {rows}. Add --rows shown."
+        )
     run = find(runs_root(folder), name)
-    data = encode(rank_from_run(run, query, target), kind)
+    ranked = (
+        rank_from_run(run, query, target)
+        if rows == "all"
+        else table(run, query, target=target, filter=kept, select=select, strongest=rows == "strongest")
+    )
+    data = encode(ranked, kind)
     if output == "-":
         sys.stdout.buffer.write(data)
         return
@@ -210,6 +240,17 @@ def work(path: Path) -> None:
 
     run = Run.at(path)
     run_as_worker(run, len(STAGES), lambda writer: run_pipeline(run, ingredients_of(run), writer))
+
+
+@main.command(hidden=True)
+@click.argument("path", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--idle", type=float, required=True)
+def answer(path: Path, idle: float) -> None:
+    """The worker process that answers what was not computed; started by `jobs.asking`."""
+    from explorer.jobs.answering import serve
+    from explorer.store import Run
+
+    serve(Run.at(path), idle)
 
 
 def _watch(run: Run, until_browsable: bool = False) -> None:
@@ -286,4 +327,5 @@ def _line(path: Path) -> str:
         share = f" {state.done}/{state.total}" if state.total else ""
         left = f", {state.seconds_left:.0f} s left" if state.seconds_left else ""
         return f"{line}  {state.stage}{share}{left}"
+    line = f"{line}  {sum(part.bytes for part in run.sizes()) / 1e6:,.1f} MB"
     return f"{line}  {state.reason}" if state.reason else line

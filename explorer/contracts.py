@@ -214,8 +214,8 @@ class Fitted(Protocol):
     def stats(self) -> Mapping[str, Any]:
         """Evidence: damping, residual, seconds, ..., JSON-ready."""
 
-    def score(self, queries: Queries, progress: Progress = silent) -> Scores:
-        """Influence of every training example on every query."""
+    def score(self, queries: Queries, progress: Progress = silent, out: Tensor | None = None) -> Scores:
+        """Influence of every training example on every query; `out`, float32 `[query, train]`, takes the values."""
 
     def weighted(self, queries: Queries, weights: Tensor, progress: Progress = silent) -> Tensor:
         """Σ_q weights[k, q] · s(q, i) as `[k, train]`, without building the query x train matrix."""
@@ -273,13 +273,13 @@ class RunSpec:
     """Everything that decides the bytes of a run. The hash of its canonical JSON names the run directory.
 
     `source`, `model` and `method` are JSON-ready settings as their rooms write them; `queries` is how many test
-    predictions to explain (None = all of them), worst confident mistakes first.
+    predictions to explain (None = all of them), worst confident mistakes first, or the ids of those to explain, sorted.
     """
 
     source: Mapping[str, Any]
     model: Mapping[str, Any]
     recipe: Mapping[str, Any]
     method: Mapping[str, Any]
-    queries: int | None = None
+    queries: int | tuple[str, ...] | None = None
     seed: int = 0
     format_version: int = FORMAT_VERSION

@@ -127,6 +127,48 @@ def test_more_neighbors_than_rows(k):
         maps.neighbors(blobs()[0], k)
 
 
+@pytest.mark.parametrize("exact", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_training_neighbors_are_training_rows_only(monkeypatch, exact):
+    x = np.random.default_rng(4).normal(size=(700, 6)).astype(np.float32)
+    x[600], x[20] = x[5], x[5]
+    if not exact:
+        monkeypatch.setattr(maps, "EXACT_POINTS", 100)
+    found, lengths = maps.training_neighbors(x, 600, 10)
+    assert (found.shape, lengths.shape, lengths.dtype) == ((700, 10), (700, 10), np.float32)
+    distances, _ = NearestNeighbors(n_neighbors=11, algorithm="brute").fit(x[:600].astype(float)).kneighbors(x)
+    distances = np.vstack([distances[:600, 1:], distances[600:, :10]])  # a training row is its own first neighbor
+    missed = np.mean(lengths > distances * (1 + ROUNDING) + 1e-6)
+    assert missed <= (0 if exact else 0.02)
+    assert not (found[:600] == np.arange(600)[:, None]).any()
+    real = np.linalg.norm(x[found].astype(np.float64) - x[:, None], axis=2)
+    assert np.allclose(lengths, real, rtol=ROUNDING, atol=1e-6)
+    assert (np.diff(lengths, axis=1) >= 0).all()
+    assert (found[5, 0], found[20, 0], found[600, :2].tolist()) == (20, 5, [5, 20])
+    assert lengths[5, 0] == lengths[20, 0] == lengths[600, 0] == lengths[600, 1] == 0
+
+
+def test_training_neighbors_of_few_rows_end_in_nobody():
+    x = np.array([[0.0], [1], [3], [10]])
+    found, lengths = maps.training_neighbors(x, 3, 4)
+    assert found.tolist() == [[1, 2, -1, -1], [0, 2, -1, -1], [1, 0, -1, -1], [2, 1, 0, -1]]
+    assert np.allclose(lengths[:, :2], [[1, 3], [1, 2], [2, 3], [7, 9]], rtol=ROUNDING)
+    assert np.isinf(lengths[found < 0]).all()
+    alone, _ = maps.training_neighbors(x[:2], 1, 2)
+    assert alone.tolist() == [[-1, -1], [0, -1]]
+
+
+def test_chance_brings_few_near_duplicates_and_copies_always_are():
+    x = np.random.default_rng(6).normal(size=(3000, 5)).astype(np.float32)
+    x[7], x[8] = x[2000], x[2001] + 1e-5
+    nearest = maps.neighbors(x, 1)[1][:, 0]
+    found = np.flatnonzero(nearest <= maps.near_duplicate_distance(nearest))
+    assert {7, 8, 2000, 2001} <= set(found)
+    assert len(found) <= 6  # one more pair by chance at most, see NEAR_DUPLICATE
+    copies = np.zeros(10, dtype=np.float32)
+    assert (copies <= maps.near_duplicate_distance(copies)).all()
+    assert maps.near_duplicate_distance(np.full(3, np.inf, dtype=np.float32)) == 0
+
+
 def stop_at(note, after=0):
     """A progress callback that cancels at the first call with `note` and more than `after` done."""
 

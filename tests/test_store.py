@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from explorer.contracts import FORMAT_VERSION, ImagePreview, RunSpec, TablePreview
+from explorer.contracts import FORMAT_VERSION, TARGETS, ImagePreview, RunSpec, TablePreview, Target
 from explorer.errors import RunError, SettingsError, StorageError
 from explorer.store import (
     Run,
@@ -35,6 +35,14 @@ from explorer.store.run import BLOCK, block_name, rows_name
 SPEC = RunSpec(
     source={"kind": "digits"}, model={"kind": "mlp"}, recipe={}, method={"name": "last-layer", "settings": {}}
 )
+
+
+META = {"name": "x", "task": "classification", "classes": ["a"], "train": 5, "test": 300, "preview": "image"} | {
+    "features": [],
+    "notes": [],
+    "flipped": 0,
+    "copies": 0,
+}
 
 
 def test_arrays_bundles_and_tables_come_back_as_they_went(tmp_path: Path) -> None:
@@ -234,6 +242,66 @@ def test_what_is_not_computed_or_not_planned_is_none(scored: Run) -> None:
     assert scored.top(3, "label") is None
     assert scored.top(1000, "label") is None
     assert scored.ready().tolist() == list(range(299, 299 - BLOCK, -1))
+
+
+@pytest.mark.parametrize("target", ["label", "prediction"])
+def test_a_column_is_what_the_rows_say_of_one_training_example(scored: Run, target: Target) -> None:
+    write_json(scored.path / "data.json", META)
+    rows, influence = scored.column(3, target)
+    assert sorted(rows) == sorted(scored.ready().tolist() + ([7, 9] if target == "prediction" else []))
+    for query, value in zip(rows.tolist(), influence.tolist(), strict=True):
+        row = scored.row(query, target)
+        assert row is not None
+        assert value == pytest.approx(row.values[3] / 127 * row.scale, rel=1e-6)
+    assert influence.dtype == np.float32
+    with pytest.raises(IndexError, match=r"training row in 0\.\.4; found 5"):
+        scored.column(5, target)
+
+
+def test_a_column_reads_little_of_its_files(scored: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_json(scored.path / "data.json", META)
+    read: list[int] = []
+    real = os.pread
+    monkeypatch.setattr(os, "pread", lambda file, count, at: read.append(count) or real(file, count, at))
+    scored.column(0, "label")
+    assert sum(read) == BLOCK
+
+
+def test_nothing_is_computed_yet(scored: Run) -> None:
+    write_json(scored.path / "data.json", META)
+    (scored.path / block_name("label", 0)).unlink()
+    rows, influence = scored.column(0, "label")
+    assert (len(rows), len(influence)) == (0, 0)
+    assert scored.neighbors("train", 0) is None
+    assert scored.near_duplicates() is None
+
+
+def test_neighbors_of_both_splits_end_where_there_are_no_more(scored: Run) -> None:
+    write_json(scored.path / "data.json", META)
+    rows = np.tile(np.array([1, 0, -1], dtype=np.int32), (7, 1)) + np.arange(7, dtype=np.int32)[:, None] * [1, 1, 0]
+    distances = np.arange(21, dtype=np.float32).reshape(7, 3)
+    write_array(scored.path / "neighbors-rows.npy", rows.astype(np.int32))
+    write_array(scored.path / "neighbors-distances.npy", distances)
+    write_json(scored.path / "neighbors.json", {"exact": True, "near_duplicate_distance": 3.0, "near_duplicates": 2})
+    train, test = scored.neighbors("train", 2), scored.neighbors("test", 1)
+    assert train is not None
+    assert test is not None
+    assert (train.rows.tolist(), train.distances.tolist()) == ([3, 2], [6, 7])
+    assert (test.rows.tolist(), test.distances.tolist()) == ([7, 6], [18, 19])
+    near = scored.near_duplicates()
+    assert near is not None
+    assert near.tolist() == [True, True, False, False, False]
+
+
+def test_sizes_count_every_file_once(scored: Run) -> None:
+    write_json(scored.path / "data.json", META)
+    write_bytes(scored.path / "log", b"words")
+    parts = scored.sizes()
+    assert sum(part.bytes for part in parts) == sum(f.stat().st_size for f in scored.path.rglob("*") if f.is_file())
+    assert [part.bytes for part in parts] == sorted((part.bytes for part in parts), reverse=True)
+    found = {part.files: part.bytes for part in parts}
+    blocks = [scored.path / rows_name(target, 0) for target in TARGETS]
+    assert found["scores/*/*.npy"] == sum(block.stat().st_size for block in blocks)
 
 
 def test_previews_by_kind(tmp_path: Path) -> None:

@@ -43,13 +43,10 @@ class FittedGradientDot:
     stats: Mapping[str, Any]
     unit: str = "gradient product (only ranks compare)"
 
-    def score(self, queries: Queries, progress: Progress = silent) -> Scores:
+    def score(self, queries: Queries, progress: Progress = silent, out: Tensor | None = None) -> Scores:
         """Influence `[query, train]` as (r_q · e_i)(h_q · h_i): two small products; cost n·(k + p) a query."""
         features, pulls = gradients.query_pass(self.subject, queries)
-        progress(0, 1, "scores")
-        values = pulls.to(self.errors.dtype) @ self.errors.T
-        values.mul_(features.to(self.features.dtype) @ self.features.T).div_(-len(self.features))
-        progress(1, 1, "scores")
+        values = linear.contract_pairs(pulls, features, self.features, self.errors, progress, out)
         return Scores(
             values.float(),
             queries.examples.ids[queries.rows],

@@ -99,10 +99,11 @@ class FittedLastLayer:
     stats: Mapping[str, Any]
     unit: str = MEASURE_UNIT
 
-    def score(self, queries: Queries, progress: Progress = silent) -> Scores:
+    def score(self, queries: Queries, progress: Progress = silent, out: Tensor | None = None) -> Scores:
         """Influence `[query, train]`; cost (k·p)² + n·k·p a query."""
         features, pulls = gradients.query_pass(self.subject, queries)
-        values = linear.contract(self._solve(linear.outer(pulls, features)), self.features, self.errors, progress)
+        directions = self._solve(linear.outer(pulls, features))
+        values = linear.contract(directions, self.features, self.errors, progress, out)
         return Scores(
             values.float(),
             queries.examples.ids[queries.rows],

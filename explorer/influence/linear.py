@@ -11,7 +11,14 @@ from torch import Tensor
 from explorer.contracts import Objective, Progress, silent
 
 ROWS = 8192
-"""Training rows per block of a contraction."""
+"""Training rows per block of the curvature."""
+ELEMENTS = 2**22
+"""Numbers in the block of memory that a contraction uses again and again (16 MB in float32): half of it costs more calls,
+twice as much leaves the cache."""
+FEWEST_ROWS = 256
+"""Training rows per block of a contraction at least, however wide the head."""
+FEWEST = 16
+"""Queries per product at least: fewer take other routines of the matrix library, whose last bits differ."""
 SOLVE_ELEMENTS = 1_000_000
 """Elements of the largest block of per-example products held at once (8 MB in float64)."""
 
@@ -53,23 +60,67 @@ def contract(
     features: Float[Tensor, "n p"],
     errors: Float[Tensor, "n k"],
     progress: Progress = silent,
+    out: Float[Tensor, "q n"] | None = None,
 ) -> Float[Tensor, "q n"]:
-    """−(1/n) directions · g_i for every training row, g_i = e_i ⊗ h_i, in the features' dtype.
+    """−(1/n) directions · g_i for every training row, g_i = e_i ⊗ h_i, in the features' dtype or that of `out`.
 
-    One matrix product per output over blocks of rows; the n x (k·p) gradients never exist. Cost q·n·k·p.
+    One matrix product per block of rows, whose gradients are built in memory that is used again; all n of them
+    never exist. Cost q·n·k·p.
     """
     n, p = features.shape
     k = errors.shape[1]
-    planes = directions.to(features.dtype).reshape(-1, k, p) / -n
-    values = features.new_zeros(len(planes), n)
-    for start in range(0, n, ROWS):
+    planes = _enough((directions / -n).to(features.dtype))
+    values = features.new_empty(len(directions), n) if out is None else out
+    rows = min(n, max(FEWEST_ROWS, ELEMENTS // (k * p)))
+    held = features.new_empty(rows, k, p)
+    for start in range(0, n, rows):
         progress(start, n, "scores")
-        h, e = features[start : start + ROWS], errors[start : start + ROWS]
-        block = values[:, start : start + ROWS]
-        for c in range(k):
-            block.addmm_(planes[:, c], (h * e[:, c : c + 1]).T)
+        h, e = features[start : start + rows], errors[start : start + rows]
+        gradients = torch.mul(e.unsqueeze(2), h.unsqueeze(1), out=held[: len(h)]).flatten(1)
+        _product(planes, gradients, values[:, start : start + rows])
     progress(n, n, "scores")
     return values
+
+
+def contract_pairs(
+    pulls: Float[Tensor, "q k"],
+    seen: Float[Tensor, "q p"],
+    features: Float[Tensor, "n p"],
+    errors: Float[Tensor, "n k"],
+    progress: Progress = silent,
+    out: Float[Tensor, "q n"] | None = None,
+) -> Float[Tensor, "q n"]:
+    """−(1/n) (r_q · e_i)(h_q · h_i) for every training row: `contract` of r_q ⊗ h_q by two smaller products.
+
+    The second product stays in the cache until it is multiplied. Cost q·n·(k + p).
+    """
+    n = len(features)
+    left, right = _enough((pulls / -n).to(errors.dtype)), _enough(seen.to(features.dtype))
+    values = features.new_empty(len(pulls), n) if out is None else out
+    rows = min(n, max(FEWEST_ROWS, ELEMENTS // len(left)))
+    held = values.new_empty(len(pulls), rows)
+    for start in range(0, n, rows):
+        progress(start, n, "scores")
+        h, e = features[start : start + rows], errors[start : start + rows]
+        block = values[:, start : start + rows]
+        _product(left, e, block)
+        _product(right, h, held[:, : len(h)])
+        block.mul_(held[:, : len(h)])
+    progress(n, n, "scores")
+    return values
+
+
+def _enough(rows: Tensor) -> Tensor:
+    """`rows` with zeros below up to `FEWEST`."""
+    return torch.nn.functional.pad(rows, (0, 0, 0, max(0, FEWEST - len(rows))))
+
+
+def _product(left: Tensor, right: Tensor, block: Tensor) -> None:
+    """`left @ right.T` into `block`, without a copy where the types and the number of rows allow it."""
+    if len(left) == len(block) and left.dtype == block.dtype:
+        torch.mm(left, right.T, out=block)
+    else:
+        block.copy_((left @ right.T)[: len(block)])
 
 
 def self_products(

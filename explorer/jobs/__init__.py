@@ -1,6 +1,6 @@
 """Who does the long work, and how far is it? One worker process a run; alone joins methods to the store.
 
-What needs torch (`pipeline`, `planning`, `query`) is imported by who needs it, so that pages stay light.
+What needs torch (`pipeline`, `planning`, `query`, `answering`) is imported by who needs it, so that pages stay light.
 """
 
 from explorer.jobs.process import cancel, sole_worker, start

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,7 +34,8 @@ from explorer.contracts import (
 from explorer.errors import SettingsError
 from explorer.influence import GradientDot, LastLayer, method_from
 from explorer.influence.gradients import Head, head_pass, targets_of
-from explorer.jobs.scoring import score_block
+from explorer.jobs.classes import write_classes
+from explorer.jobs.scoring import Finish, Kept, score_blocks
 from explorer.jobs.subject import Ingredients, make_subject
 from explorer.store import Run, read_json, write_array, write_bundle, write_bytes, write_json, write_table
 from explorer.store.run import BLOCK, block_name, rows_name
@@ -40,9 +43,11 @@ from explorer.store.run import BLOCK, block_name, rows_name
 if TYPE_CHECKING:
     from explorer.jobs.state import StateWriter
 
-STAGES = ("data", "training", "predictions", "map", "curvature", "scores", "memorization", "map (UMAP)")
+STAGES = ("data", "training", "predictions", "map", "curvature", "scores", "memorization", "map (UMAP)", "neighbors")
 SMALL_STEP = 10_000_000
 """Multiplications of a training step below which threads cost more than they save."""
+NEIGHBORS = 10
+"""Nearest training examples kept of every point."""
 BOOTSTRAP = 200
 """Resamples of the held-out queries behind the noise band."""
 
@@ -68,6 +73,7 @@ def run_pipeline(run: Run, ingredients: Ingredients, writer: StateWriter) -> Non
     writer.stage(STAGES[0])
     recipe = Recipe(**run.spec["recipe"])
     work = Work(run, ingredients, writer, ingredients.dataset(), recipe, int(run.spec["seed"]))
+    check_queries(work)
     training.check_two_passes(work.dataset.train)
     write_data(work)
     writer.stage(STAGES[1])
@@ -83,10 +89,32 @@ def run_pipeline(run: Run, ingredients: Ingredients, writer: StateWriter) -> Non
     write_scores(work, fitted, second)
     writer.stage(STAGES[6])
     write_memorization(work, fitted)
+    write_classes(run, fitted, work.dataset, writer)
     writer.stage(STAGES[7])
     if work.missing("coordinates-umap.npy"):
         coordinates = maps.umap(np.asarray(run.array("features")), seed=work.seed, progress=writer)
         write_array(run.path / "coordinates-umap.npy", coordinates)
+    writer.stage(STAGES[8])
+    write_neighbors(work)
+
+
+def check_queries(work: Work) -> None:
+    """See that the queries asked for by their ids are there.
+
+    Raises:
+        SettingsError: some are not among the test examples.
+    """
+    asked, ids = work.run.spec.get("queries"), work.dataset.test.ids
+    if not isinstance(asked, list):
+        return
+    unknown = sorted(set(asked) - set(ids.tolist()))
+    if unknown:
+        more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+        raise SettingsError(
+            f"Expected ids of test examples of {work.dataset.name} (or a file with one id a line); found "
+            f"{', '.join(map(repr, unknown[:3]))}{more}, which {'are none' if len(unknown) > 1 else 'is none'} of its "
+            f"{len(ids):,}. Ids look like {', '.join(ids[:3].tolist())}: start a run with some of these."
+        )
 
 
 def write_data(work: Work) -> None:
@@ -197,12 +225,18 @@ def write_predictions(work: Work, subject: Subject) -> None:
     write_array(path / "features.npy", np.concatenate(features))
     write_table(path / "outcomes-train.parquet", tables[0])
     queries = _identity(data.test).join(tables[1]).iloc[worst_first(tables[1], data.task)].reset_index(drop=True)
-    limit = work.run.spec.get("queries")
-    asked = queries.head(limit) if limit is not None else queries
+    asked = _asked(queries, work.run.spec.get("queries"))
     differ = asked["wrong"].to_numpy() if data.task == "classification" else np.ones(len(asked), dtype=bool)
     write_array(path / "plan-label.npy", asked["row"].to_numpy(np.int64))
     write_array(path / "plan-prediction.npy", asked["row"].to_numpy(np.int64)[differ])
     write_table(path / "queries.parquet", queries)
+
+
+def _asked(queries: pd.DataFrame, which: int | list[str] | None) -> pd.DataFrame:
+    """The queries to explain, worst first: so many, those of these ids, or all."""
+    if isinstance(which, list):
+        return queries[queries["id"].isin(which)]
+    return queries.head(which) if which is not None else queries
 
 
 def outcomes(subject: Subject, examples: Examples, outputs: torch.Tensor) -> pd.DataFrame:
@@ -259,7 +293,10 @@ def second_opinion(fitted: Fitted, subject: Subject) -> Fitted | None:
 
 def write_scores(work: Work, fitted: Fitted, second: Fitted | None) -> None:
     """Score every planned block: the labels of the worst mistakes first, then what the model said instead, and so on."""
-    path = work.run.path
+    score_blocks(fitted, second, _missing_blocks(work), len(work.dataset.train), work.seed)
+
+
+def _missing_blocks(work: Work) -> Iterator[tuple[Queries, Finish]]:
     plans: dict[Target, NDArray[np.int64]] = {target: work.run.plan(target) for target in TARGETS}
     total = sum(map(len, plans.values()))
     done = 0
@@ -268,12 +305,15 @@ def write_scores(work: Work, fitted: Fitted, second: Fitted | None) -> None:
             rows = plan[start : start + BLOCK]
             work.writer(done, total, f"{target} of {len(rows)} queries")
             if len(rows) and work.missing(block_name(target, start)):
-                queries = Queries(work.dataset.test, rows, target)
-                kept, levels = score_block(fitted, second, queries, len(work.dataset.train), work.seed)
-                write_array(path / rows_name(target, start), levels)
-                write_bundle(path / block_name(target, start), kept)
+                yield Queries(work.dataset.test, rows, target), partial(write_block, work.run.path, target, start)
             done += len(rows)
     work.writer(total, total, "scores")
+
+
+def write_block(path: Path, target: Target, start: int, kept: Kept, levels: NDArray[np.int8]) -> None:
+    """The rows of a block, then its top lists, whose file says that the block is done."""
+    write_array(path / rows_name(target, start), levels)
+    write_bundle(path / block_name(target, start), kept)
 
 
 def write_memorization(work: Work, fitted: Fitted) -> None:
@@ -290,6 +330,24 @@ def write_memorization(work: Work, fitted: Fitted) -> None:
     table = memorization.assess(own, held_out, groups, work.run.training_log("loss"))
     write_table(work.run.path / "memorization.parquet", table)
     write_json(work.run.path / "summary.json", summary(work, table))
+
+
+def write_neighbors(work: Work) -> None:
+    """The nearest training examples of every point (training, then test) in feature space, nearest first."""
+    if not work.missing("neighbors.json"):
+        return
+    path, count = work.run.path, len(work.dataset.train)
+    features = np.asarray(work.run.array("features"))
+    rows, distances = maps.training_neighbors(features, count, NEIGHBORS, work.seed, work.writer)
+    near = maps.near_duplicate_distance(distances[:count, 0])
+    write_array(path / "neighbors-rows.npy", rows.astype(np.int32))
+    write_array(path / "neighbors-distances.npy", distances)
+    evidence = {
+        "exact": len(features) <= maps.EXACT_POINTS,
+        "near_duplicate_distance": near,
+        "near_duplicates": int((distances[:count, 0] <= near).sum()),
+    }
+    write_json(path / "neighbors.json", evidence)
 
 
 def summary(work: Work, table: pd.DataFrame) -> dict[str, Any]:

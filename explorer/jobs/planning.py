@@ -25,7 +25,9 @@ class Request:
     """A run in the user's words.
 
     `data` is a source's name or an `.npz` path; `flip` and `duplicate` are shares of planted faults; `model` is
-    "auto", a reference network, or "FILE.py:FUNCTION" / "MODULE:FUNCTION"; `weights` is a file of trained weights.
+    "auto", a reference network, or "FILE.py:FUNCTION" / "MODULE:FUNCTION"; `weights` is a file of trained weights;
+    `queries` is how many test predictions to explain, worst first; `query_ids` instead names them: ids separated by
+    commas, or a file with one id a line.
     """
 
     data: str
@@ -37,6 +39,7 @@ class Request:
     damping: float | None = None
     recipe: Recipe = field(default_factory=Recipe)
     queries: int | None = None
+    query_ids: str | None = None
 
 
 def plan(request: Request) -> RunSpec:
@@ -47,6 +50,10 @@ def plan(request: Request) -> RunSpec:
     """
     if request.queries is not None and request.queries < 1:
         raise SettingsError(f"Expected at least one query; found {request.queries}. Leave it out for all of them.")
+    if request.queries is not None and request.query_ids is not None:
+        raise SettingsError(
+            f"Expected how many queries or their ids; found both ({request.queries}, {request.query_ids!r}). Leave out one."
+        )
     source = sources.from_name(request.data)
     if request.flip or request.duplicate:
         source = Planted(source, flip=request.flip, duplicate=request.duplicate, seed=request.recipe.seed)
@@ -57,9 +64,35 @@ def plan(request: Request) -> RunSpec:
         model=_model_spec(request.model, request.weights),
         recipe=asdict(request.recipe),
         method={"name": request.method, "settings": settings},
-        queries=request.queries,
+        queries=request.queries if request.query_ids is None else read_ids(request.query_ids),
         seed=request.recipe.seed,
     )
+
+
+def read_ids(text: str) -> tuple[str, ...]:
+    """Sorted ids, each once, from a file with one id a line or a list separated by commas.
+
+    Raises:
+        SettingsError: no id is left, or the file is no text.
+    """
+    file = Path(text).expanduser()
+    try:
+        is_file = file.is_file()
+    except OSError:  # a long list is no name of a file
+        is_file = False
+    try:
+        names = file.read_text(encoding="utf-8").splitlines() if is_file else text.split(",")
+    except (OSError, ValueError) as error:
+        raise SettingsError(
+            f"Expected a text file with one id a line in {file}; found: {error}. Save it as UTF-8, or list the ids."
+        ) from error
+    found = tuple(sorted({name.strip() for name in names} - {""}))
+    if not found:
+        raise SettingsError(
+            f"Expected ids of test examples, separated by commas or one a line in a file; found none in {text!r}. "
+            "Leave it out to explain all of them."
+        )
+    return found
 
 
 def ingredients_of(run: Run) -> FromSpec:

@@ -110,6 +110,13 @@ def bundle(path: Path) -> dict[str, NDArray[Any]]:
     return loaded
 
 
+def member(path: Path, name: str) -> NDArray[Any]:
+    """One array of what `write_bundle` wrote; the others are not read."""
+    with safetensors.safe_open(path, "np") as file:
+        values: NDArray[Any] = file.get_tensor(name)
+    return values
+
+
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a table as Parquet."""
     buffer = io.BytesIO()

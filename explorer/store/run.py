@@ -6,6 +6,7 @@ Writes nothing and computes nothing.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +15,16 @@ from typing import Any, Literal, Self
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from safetensors import safe_open
 
 from explorer.contracts import FORMAT_VERSION, ImagePreview, Preview, TablePreview, Target, Task
 from explorer.errors import RunError
-from explorer.store.files import bundle, read_json
+from explorer.store.files import bundle, member, read_json
 
 Split = Literal["train", "test"]
 BLOCK = 256
 """Queries per score block: one file of top lists, one of int8 rows."""
+CLASS_MATRIX, CLASS_INFLUENCE = "class-matrix.npy", "class-influence.npy"
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,49 @@ class Row:
 
     values: NDArray[np.int8]
     scale: float
+
+
+@dataclass(frozen=True)
+class ClassInfluence:
+    """Mean influence for the label between classes; NaN where a class has no example.
+
+    `matrix` `[training class, test class]`; `examples` `[test class, train]`, mapped into memory, is the mean influence of
+    each training example on a class, None where it was too large to keep.
+    """
+
+    matrix: NDArray[np.float32]
+    examples: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True)
+class Neighbors:
+    """The nearest training examples of a point in feature space, nearest first: training rows and distances `[k]`."""
+
+    rows: NDArray[np.int64]
+    distances: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One kind of content of a run: what it is, the patterns of its files, and their size in bytes."""
+
+    what: str
+    files: str
+    bytes: int
+
+
+PARTS = (
+    ("influence of every training example, int8", "scores/*/*.npy"),
+    ("top lists and trust of every query", "scores/*/*.safetensors"),
+    ("ids, labels, previews", "train.parquet test.parquet preview-*.npy unusual-*.npy"),
+    ("features, outputs, predictions", "features.npy outputs-*.npy outcomes-*.parquet queries.parquet plan-*.npy"),
+    ("the fitted method", "fitted.*"),
+    ("weights, and what a stopped training goes on from", "model.safetensors checkpoints/*"),
+    ("training log", "training/*"),
+    ("memorization, influence of classes", "memorization.parquet summary.json class-*.npy"),
+    ("maps and neighbors", "coordinates-*.npy neighbors*"),
+)
+"""What a run holds, by the patterns of its files; `Run.sizes` counts every other file as settings and state."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +173,7 @@ class Run:
     def training_log(self, field: str) -> NDArray[np.float32] | None:
         """`loss`, `confidence`, `correct` `[epochs, train]` or `measure` `[epochs, test]`; None without a log."""
         files = sorted((self.path / "training").glob("epoch-*.safetensors"))
-        return np.stack([bundle(file)[field] for file in files]) if files else None
+        return np.stack([member(file, field) for file in files]) if files else None
 
     def plan(self, target: Target) -> NDArray[np.int64]:
         """Test rows whose influence is computed for `target`, in the order of computation."""
@@ -177,12 +223,80 @@ class Run:
         done = [plan[b * BLOCK : (b + 1) * BLOCK] for b in range(blocks) if self.has(block_name("label", b * BLOCK))]
         return np.concatenate(done) if done else plan[:0]
 
+    def column(self, train_row: int, target: Target) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Influence of one training example on every query that is computed: test rows and influences `[q]`.
+
+        As stored: in steps of 1/127 of a query's scale, and clipped there. Reads one byte a query and its scale.
+        Raises IndexError for a row that is no training row.
+        """
+        if not 0 <= train_row < self.meta().train:
+            raise IndexError(f"Expected a training row in 0..{self.meta().train - 1}; found {train_row}.")
+        label, other = self.plan("label"), self.plan("prediction")[: None if target == "prediction" else 0]
+        parts: tuple[tuple[Target, NDArray[np.int64], NDArray[np.bool_]], ...] = (
+            ("label", label, ~np.isin(label, other)),
+            ("prediction", other, np.ones(len(other), dtype=np.bool_)),
+        )
+        rows, influence = [label[:0]], [np.zeros(0, dtype=np.float32)]
+        for name, plan, wanted in parts:
+            for start in range(0, len(plan), BLOCK):
+                picked = wanted[start : start + BLOCK]
+                if picked.any() and self.has(block_name(name, start)):
+                    rows.append(plan[start : start + BLOCK][picked])
+                    influence.append(self._column_of_block(name, start, picked, train_row))
+        return np.concatenate(rows), np.concatenate(influence)
+
+    def neighbors(self, split: Split, row: int) -> Neighbors | None:
+        """The nearest training examples of one point, never itself; None while they are not computed."""
+        if not self.has("neighbors.json"):
+            return None
+        at = row if split == "train" else self.meta().train + row
+        rows = np.asarray(self.array("neighbors-rows")[at])
+        distances = np.asarray(self.array("neighbors-distances")[at])
+        return Neighbors(rows[rows >= 0].astype(np.int64), distances[rows >= 0])
+
+    def near_duplicates(self) -> NDArray[np.bool_] | None:
+        """Whether each training example has a near-duplicate (`maps.NEAR_DUPLICATE`), `[train]`; None as `neighbors`."""
+        if not self.has("neighbors.json"):
+            return None
+        nearest = self.array("neighbors-distances")[: self.meta().train, 0]
+        return np.asarray(nearest <= np.float32(read_json(self.path / "neighbors.json")["near_duplicate_distance"]))
+
+    def sizes(self) -> list[Part]:
+        """What is on the disk, largest first."""
+        left = {file: file.stat().st_size for file in self.path.rglob("*") if file.is_file()}
+        parts = []
+        for what, patterns in PARTS:
+            found = {file for pattern in patterns.split() for file in self.path.glob(pattern)}
+            parts.append(Part(what, patterns, sum(left.pop(file, 0) for file in found)))
+        parts.append(Part("settings and state", "spec.json state.json log ...", sum(left.values())))
+        return sorted(parts, key=lambda part: -part.bytes)
+
+    def class_influence(self) -> ClassInfluence | None:
+        """Which class helps or hurts which; None for a regression, and while it is not computed."""
+        if not self.has(CLASS_MATRIX):
+            return None
+        examples = self.array("class-influence") if self.has(CLASS_INFLUENCE) else None
+        return ClassInfluence(np.asarray(self.array("class-matrix")), examples)
+
     def preview(self, split: Split, row: int) -> Preview:
         """What a person sees of one example."""
         values = np.asarray(self.array(f"preview-{split}")[row])
         if not self.has(f"unusual-{split}.npy"):
             return ImagePreview(values)
         return TablePreview(self.meta().features, values, np.asarray(self.array(f"unusual-{split}")[row]))
+
+    def _column_of_block(
+        self, target: Target, start: int, picked: NDArray[np.bool_], train_row: int
+    ) -> NDArray[np.float32]:
+        """One read a query: mapping the file would cost four times as much."""
+        with (self.path / rows_name(target, start)).open("rb") as file:
+            np.lib.format.read_magic(file)
+            (_, train), _, _ = np.lib.format.read_array_header_1_0(file)
+            places = file.tell() + np.flatnonzero(picked) * train + train_row
+            levels = np.frombuffer(b"".join(os.pread(file.fileno(), 1, at) for at in places.tolist()), dtype=np.int8)
+        with safe_open(self.path / block_name(target, start), framework="numpy") as stored:
+            scale: NDArray[np.float32] = stored.get_tensor("scale")[picked]
+        return np.asarray(levels * np.float32(1 / 127) * scale, dtype=np.float32)
 
     def _targets_differ(self, query: int) -> bool:
         return bool((self.plan("prediction") == query).any())

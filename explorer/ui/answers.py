@@ -6,19 +6,20 @@ Reads what a job wrote and computes nothing but shares; says None where the answ
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from explorer.contracts import MEASURE_UNIT, ImagePreview, Target
 from explorer.fidelity import query_noise, verdict
 from explorer.store import Meta, Run, TopList
 from explorer.store.run import Split
-from explorer.ui import load, wire
+from explorer.ui import columns, load, wire
+from explorer.ui.columns import Columns
 from explorer.ui.views.card import Face, Query, Trust, Value
 from explorer.ui.views.gallery import Tile
 
@@ -43,13 +44,14 @@ def query_by_id(run: Run, name: str) -> int | None:
 
 def query_row(run: Run, query: int) -> pd.Series[Any]:
     """The row of the table of queries for a test row."""
-    return load.table(run, "queries").iloc[load.query_positions(run)[query]]
+    found: pd.Series[Any] = load.table(run, "queries").iloc[int(load.query_positions(run)[query])]
+    return found
 
 
 def query(run: Run, row: int, target: Target) -> Query:
     """The card of a query."""
     meta, found = load.meta(run), query_row(run, row)
-    label, said = wire.names(pd.Series([found["label"], found["prediction"]]), meta)
+    label, said = wire.names([found["label"], found["prediction"]], meta)
     return Query(
         id=str(found["id"]),
         face=face(run, "test", row, CARD_VALUES),
@@ -60,7 +62,7 @@ def query(run: Run, row: int, target: Target) -> Query:
         confidence=float(found["confidence"]),
         loss=float(found["loss"]),
         asked=asked(meta, label, said, target),
-        rank=load.query_positions(run)[row] + 1,
+        rank=int(load.query_positions(run)[row]) + 1,
         total=meta.test,
     )
 
@@ -92,41 +94,47 @@ def tiles(run: Run, top: TopList) -> tuple[list[Tile], list[Tile]]:
         [(int(row), float(value)) for row, value in zip(rows[:SHOWN], values[:SHOWN], strict=True) if row >= 0]
         for rows, values in ((top.towards, top.towards_influence), (top.away, top.away_influence))
     )
-    made = _tiles(run, towards + away, top.total)
-    return _numbered(made[: len(towards)]), _numbered(made[len(towards) :])
+    numbers = [*range(1, len(towards) + 1), *range(1, len(away) + 1)]
+    made = _tiles(run, towards + away, top.total, numbers)
+    return made[: len(towards)], made[len(towards) :]
 
 
 def tile(run: Run, row: int, influence: float, total: float) -> Tile:
     """One training example as a tile without a number."""
-    return _tiles(run, [(row, influence)], total)[0]
+    return _tiles(run, [(row, influence)], total, [0])[0]
 
 
-def _numbered(made: list[Tile]) -> list[Tile]:
-    return [replace(one, number=number) for number, one in enumerate(made, 1)]
-
-
-def _tiles(run: Run, influences: list[tuple[int, float]], total: float) -> list[Tile]:
-    """Tiles of training rows with their influence; the rows are taken out of the table at once, for speed."""
-    meta = load.meta(run)
-    known = load.train_table(run).iloc[[row for row, _ in influences]]
-    labels, said = wire.names(known["label"], meta), wire.names(known["prediction"], meta)
+def _tiles(run: Run, influences: Sequence[tuple[int, float]], total: float, numbers: Sequence[int]) -> list[Tile]:
+    """Tiles of training rows with their influence."""
+    meta, known = load.meta(run), load.train_columns(run)
+    rows = [row for row, _ in influences]
+    labels, said = wire.names(known.labels[rows], meta), wire.names(known.predictions[rows], meta)
     return [
         Tile(
-            number=0,
-            id=str(facts["id"]),
+            number=number,
+            id=name,
             face=face(run, "train", row, TILE_VALUES),
             influence=influence,
             share=abs(influence) / total if total > 0 else 0.0,
             label=label,
             prediction=answer,
-            right=meta.task == "regression" or not bool(facts["wrong"]),
-            memorized=bool(facts.get("memorized", False)),
-            planted=planted(facts, meta),
+            right=meta.task == "regression" or not known.flags[row] & columns.WRONG,
+            memorized=bool(known.flags[row] & columns.MEMORIZED),
+            planted=_planted(known, row, meta),
+            near_duplicate=bool(known.flags[row] & columns.TWIN),
+            row=row,
         )
-        for (row, influence), facts, label, answer in zip(
-            influences, known.to_dict("records"), labels, said, strict=True
+        for number, (row, influence), name, label, answer in zip(
+            numbers, influences, known.ids.at(rows), labels, said, strict=True
         )
     ]
+
+
+def _planted(known: Columns, row: int, meta: Meta) -> str:
+    if known.true_labels is None:
+        return ""
+    copy_of = 0 if known.flags[row] & columns.COPY else -1
+    return planted({"label": known.labels[row], "true_label": known.true_labels[row], "copy_of": copy_of}, meta)
 
 
 def planted(known: Mapping[Any, Any] | pd.Series[Any], meta: Meta) -> str:
@@ -148,7 +156,7 @@ def trust(run: Run, row: int, target: Target, top: TopList) -> Trust:
     meta, stats = load.meta(run), load.evidence(run)
     strongest = max(float(np.abs(top.towards_influence).max()), float(np.abs(top.away_influence).max()))
     logged = target == "label" and in_unit_of_measure(run)  # the log holds the label's measure only
-    noise = float(_noise(str(run.path), load.stamp(run)).get(row, np.nan)) if logged else float("nan")
+    noise = float(_noise(str(run.path), load.stamp(run))[row]) if logged else float("nan")
     damping = f", damping {stats['damping']:.2g} ({stats['damping_rule']})" if "damping" in stats else ""
     name = str(run.spec["method"]["name"])
     alone = np.isnan(top.agreement) and np.isnan(top.overlap)
@@ -164,38 +172,22 @@ def trust(run: Run, row: int, target: Target, top: TopList) -> Trust:
     )
 
 
-def top_table(run: Run, top: TopList) -> pd.DataFrame:
-    """The strongest examples of both signs with what is known of them, strongest towards first."""
-    rows = np.concatenate([top.towards[top.towards >= 0], top.away[top.away >= 0][::-1]])
-    values = np.concatenate([top.towards_influence[top.towards >= 0], top.away_influence[top.away >= 0][::-1]])
-    known = load.train_table(run).iloc[rows].reset_index(drop=True)
-    meta = load.meta(run)
-    table = pd.DataFrame(
-        {
-            "id": known["id"],
-            "influence": values,
-            "share": np.abs(values) / top.total if top.total > 0 else 0.0,
-            "label": wire.names(known["label"], meta),
-            "prediction": wire.names(known["prediction"], meta),
-        }
-    )
-    for name in ("memorized", "self_influence", "percentile", "quadrant"):
-        if name in known:
-            table[name] = known[name]
-    return table
-
-
 @lru_cache(maxsize=4096)
 def _face(path: str, split: Split, row: int, values: int) -> Face:
-    preview = load.open_at(path).preview(split, row)
-    if isinstance(preview, ImagePreview):
-        return Face(picture="data:image/png;base64," + base64.b64encode(wire.png(preview)).decode())
-    order = np.argsort(-np.abs(preview.unusual), kind="stable")[:values]
-    shown = tuple(Value(preview.names[k], float(preview.values[k]), float(preview.unusual[k])) for k in order)
-    return Face(values=shown, values_total=len(preview.names))
+    names = load.features(path)
+    if names is None:
+        pixels = ImagePreview(load.row_of(path, f"preview-{split}", row))
+        return Face(picture="data:image/png;base64," + base64.b64encode(wire.png(pixels, enlarged=False)).decode())
+    shown, unusual = (load.row_of(path, f"{kind}-{split}", row) for kind in ("preview", "unusual"))
+    order = np.argsort(-np.abs(unusual), kind="stable")[:values]
+    return Face(
+        values=tuple(Value(names[k], float(shown[k]), float(unusual[k])) for k in order), values_total=len(names)
+    )
 
 
 @lru_cache(maxsize=8)
-def _noise(path: str, stamp: str) -> dict[int, float]:  # noqa: ARG001 - part of the cache's key
-    log = load.open_at(path).training_log("measure")
-    return {} if log is None else dict(enumerate(query_noise(log).tolist()))
+def _noise(path: str, stamp: str) -> NDArray[np.floating[Any]]:  # noqa: ARG001 - part of the cache's key
+    """Noise by test row; NaN without a log."""
+    run = load.open_at(path)
+    log = run.training_log("measure")
+    return np.full(load.meta(run).test, np.nan) if log is None else query_noise(log).astype(np.float32)

@@ -33,7 +33,7 @@ def header() -> Run | None:
         )
         st.code("explorer demo", language="bash")
         return None
-    asked = state.link().run or state.get("run")
+    asked = state.address().get("run") or state.get("run")
     try:
         run = load.open_run(asked or names[0])
     except ExplorerError as error:
@@ -62,7 +62,7 @@ def _switcher(run: Run, names: list[str]) -> None:
     options = names if run.key in names else [run.key, *names]
 
     def switched() -> None:
-        state.write_link(st.session_state["run-switcher"])
+        state.write_address({"run": st.session_state["run-switcher"]})
 
     st.session_state["run-switcher"] = run.key
     st.selectbox(

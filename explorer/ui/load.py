@@ -1,18 +1,27 @@
 """What does a page read? Tables of a run, cached on the run's path and on which of its files are there.
 
-Streamlit's caches hash large arrays by sampling, so nothing here is keyed on content. Computes nothing.
+Nothing is keyed on content: Streamlit's caches hash large arrays by sampling, and cost a third of a millisecond each
+time. Computes nothing; what no job wrote is asked of the run's worker, another process.
 """
 
 from __future__ import annotations
 
+import math
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
-import streamlit as st
+from numpy.typing import NDArray
 
 from explorer import jobs
-from explorer.store import Meta, Run, find, list_runs, read_json, runs_root
+from explorer.contracts import Target
+from explorer.errors import RunError
+from explorer.jobs import asking
+from explorer.store import Meta, Row, Run, TopList, find, list_runs, read_json, runs_root
+from explorer.ui import columns
+from explorer.ui.columns import Columns
 
 STAGED = (
     "data.json",
@@ -23,13 +32,21 @@ STAGED = (
     "memorization.parquet",
     "summary.json",
     "coordinates-umap.npy",
+    "class-matrix.npy",
+    "neighbors.json",
 )
 """Files whose arrival changes what a page can show; each is written once and never again."""
 
 
+class ComputedSoonError(RunError):
+    """The influence on a prediction is planned, and the run's job is on its way to it."""
+
+
 def open_run(name: str) -> Run:
     """The run of that name under the server's folder of runs; a `RunError` says what to do otherwise."""
-    return find(runs_root(), name, paths=False)  # an address must not reach outside the folder
+    root = runs_root()
+    whole = Path(name).name == name and (root / name / "spec.json").is_file()  # the other runs need not be looked at
+    return Run.at(root / name) if whole else find(root, name, paths=False)  # an address must not reach outside
 
 
 def open_at(path: str) -> Run:
@@ -58,13 +75,59 @@ def table(run: Run, name: str) -> pd.DataFrame:
 
 
 def train_table(run: Run) -> pd.DataFrame:
-    """One row for each training example: identity, planted faults, outcomes and, once computed, memorization."""
+    """One row for each training example: identity, planted faults, outcomes and, once computed, memorization.
+
+    Hundreds of bytes a row: for a few examples of a large run see `train_columns`.
+    """
     return _train_table(str(run.path), stamp(run))
 
 
-def query_positions(run: Run) -> dict[int, int]:
-    """Position in the list of queries by test row."""
+def train_columns(run: Run) -> Columns:
+    """What tiles say of training examples, in some bytes a row."""
+    return columns.columns(run, stamp(run))
+
+
+def query_positions(run: Run) -> NDArray[np.int32]:
+    """Position in the list of queries by test row `[test]`."""
     return _positions(str(run.path))
+
+
+def top(run: Run, query: int, target: Target) -> TopList:
+    """The strongest examples of a query, stored or asked of the run's worker; this may take a second.
+
+    Raises:
+        ComputedSoonError: the job will write them.
+        RunError: they are not stored and the worker cannot answer; the message says why.
+    """
+    return run.top(query, target) or _asked(run, query, target).top
+
+
+def row(run: Run, query: int, target: Target) -> Row:
+    """The int8 influence row of a query, stored or asked; raises as `top` does."""
+    return run.row(query, target) or _asked(run, query, target).row
+
+
+def _asked(run: Run, query: int, target: Target) -> asking.Answer:
+    if state(run).active and run.resolve(query, target) is not None:
+        raise ComputedSoonError(
+            "The influence on this prediction is being computed; it is shown as soon as it is there."
+        )
+    return asking.ask(run, query, target)
+
+
+@lru_cache(maxsize=32)
+def features(path: str) -> tuple[str, ...] | None:
+    """Names of the values of an example of the run at a path; None where examples are pictures."""
+    found = open_at(path).meta()
+    return None if found.preview == "image" else found.features
+
+
+def row_of(path: str, name: str, row: int) -> NDArray[Any]:
+    """One row of a `.npy` of the run at a path, and nothing else: a map into memory keeps sixteen pages for each row."""
+    file, mapped = Path(path) / f"{name}.npy", _shape(path, name)
+    count = math.prod(mapped.row)
+    offset = mapped.offset + row * count * mapped.dtype.itemsize
+    return np.fromfile(file, dtype=mapped.dtype, count=count, offset=offset).reshape(mapped.row)
 
 
 def evidence(run: Run) -> dict[str, Any]:
@@ -82,17 +145,29 @@ def state(run: Run) -> jobs.JobState:
     return jobs.read_state(run.path)
 
 
-@st.cache_resource(max_entries=32, show_spinner=False)
+class _Shape(NamedTuple):
+    offset: int
+    dtype: np.dtype[Any]
+    row: tuple[int, ...]
+
+
+@lru_cache(maxsize=64)
+def _shape(path: str, name: str) -> _Shape:
+    mapped: np.memmap[Any, Any] = np.load(Path(path) / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+    return _Shape(mapped.offset, mapped.dtype, mapped.shape[1:])
+
+
+@lru_cache(maxsize=32)
 def _meta(path: str) -> Meta:
     return open_at(path).meta()
 
 
-@st.cache_resource(max_entries=32, show_spinner=False)
+@lru_cache(maxsize=32)
 def _table(path: str, name: str) -> pd.DataFrame:
     return open_at(path).table(name)
 
 
-@st.cache_resource(max_entries=8, show_spinner=False)
+@lru_cache(maxsize=8)
 def _train_table(path: str, stamp: str) -> pd.DataFrame:  # noqa: ARG001 - part of the cache's key
     run = open_at(path)
     parts = [run.table("train"), run.table("outcomes-train")]
@@ -101,13 +176,15 @@ def _train_table(path: str, stamp: str) -> pd.DataFrame:  # noqa: ARG001 - part 
     return pd.concat(parts, axis=1)
 
 
-@st.cache_resource(max_entries=32, show_spinner=False)
-def _positions(path: str) -> dict[int, int]:
-    rows = open_at(path).table("queries")["row"]
-    return {int(row): position for position, row in enumerate(rows)}
+@lru_cache(maxsize=32)
+def _positions(path: str) -> NDArray[np.int32]:
+    rows = _table(path, "queries")["row"].to_numpy()
+    positions = np.zeros(len(rows), dtype=np.int32)
+    positions[rows] = np.arange(len(rows), dtype=np.int32)
+    return positions
 
 
-@st.cache_resource(max_entries=64, show_spinner=False)
+@lru_cache(maxsize=64)
 def _json(path: str, name: str) -> dict[str, Any]:
     found: dict[str, Any] = read_json(Path(path) / name)
     return found

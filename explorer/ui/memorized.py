@@ -53,7 +53,7 @@ def show(run: Run) -> None:
     if not (run.has("memorization.parquet") and run.has("summary.json")):
         _waiting(run)
         return
-    state.write_link(run.key)
+    state.write_address({"run": run.key})
     headline(run)
     _quadrants(run)
     _gallery(run)

@@ -1,4 +1,4 @@
-"""What does the server answer besides the page? Binary routes for the map and the list, and a health check.
+"""What does the server answer besides the page? Routes for the map, the list and the answers, and a health check.
 
 Started by `explorer open` as `streamlit run server.py`. Every data route asks for a session's token.
 """
@@ -15,13 +15,17 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from explorer.contracts import TARGETS
-from explorer.errors import ExplorerError
+from explorer.contracts import TARGETS, Target
+from explorer.errors import ExplorerError, RunError
 from explorer.store import Run
-from explorer.ui import load, tokens, wire
+from explorer.ui import drawn, load, tokens, wire
 
 IDENTITY = {"Content-Encoding": "identity"}
 """Keeps the built-in gzip away: it costs 25 times the transfer of an 8 MB row on one machine."""
+
+
+HOUR, NEVER = {"Cache-Control": "private, max-age=3600"}, {"Cache-Control": "private, no-store"}
+"""For what never changes, and for what changes while a run grows."""
 
 
 def _guarded(answer: Callable[[Request, Run], Response]) -> Callable[[Request], Response]:
@@ -46,13 +50,37 @@ def points(request: Request, run: Run) -> Response:
 
 def influence(request: Request, run: Run) -> Response:
     """One int8 influence row with its strongest examples."""
-    target = next((name for name in TARGETS if name == request.path_params["target"]), None)
-    body = wire.influence(run, target, int(request.path_params["query"])) if target else None
-    if body is None:
-        return _refuse(404, "The influence on this prediction is not computed yet.")
-    return Response(
-        body, media_type="application/octet-stream", headers=IDENTITY | {"Cache-Control": "private, max-age=3600"}
-    )
+    target, query = _asked(request, run)
+    body = wire.influence(load.top(run, query, target), load.row(run, query, target))
+    return Response(body, media_type="application/octet-stream", headers=IDENTITY | HOUR)
+
+
+def answer(request: Request, run: Run) -> Response:
+    """What the panel shows of one prediction; kept by the browser only as long as the run is as the page knows it."""
+    target, query = _asked(request, run)
+    try:
+        body = drawn.answer(run, query, target)
+    except ExplorerError as error:
+        return JSONResponse(drawn.without_answer(run, query, target, error), 404, headers=NEVER)
+    known = request.query_params.get("version") == load.stamp(run)
+    return Response(body, media_type="application/json", headers=IDENTITY | (HOUR if known else NEVER))
+
+
+def _asked(request: Request, run: Run) -> tuple[Target, int]:
+    """Target and test row of an address.
+
+    Raises:
+        RunError: there is none such.
+    """
+    wanted, query = request.path_params["target"], int(request.path_params["query"])
+    target = next((name for name in TARGETS if name == wanted), None)
+    tests = load.meta(run).test
+    if target is None or not 0 <= query < tests:
+        raise RunError(
+            f"Expected one of {', '.join(TARGETS)} and a test row in 0..{tests - 1}; found {wanted!r} and {query}. "
+            "Choose a prediction in the list."
+        )
+    return target, query
 
 
 def queries(request: Request, run: Run) -> Response:  # noqa: ARG001 - one signature for all routes
@@ -66,7 +94,7 @@ def thumbnail(request: Request, run: Run) -> Response:
     body = wire.thumbnail(run, split, int(request.path_params["row"])) if split in ("train", "test") else None
     if body is None:
         return _refuse(404, "There is no picture of this example.")
-    return Response(body, media_type="image/png", headers=IDENTITY | {"Cache-Control": "private, max-age=3600"})
+    return Response(body, media_type="image/png", headers=IDENTITY | HOUR)
 
 
 def health(request: Request) -> Response:  # noqa: ARG001 - the framework passes the request
@@ -86,6 +114,8 @@ async def lifespan(app: st.App) -> AsyncIterator[None]:  # noqa: ARG001 - the fr
     import pandas  # noqa: F401
     import plotly.graph_objects  # noqa: F401
 
+    from explorer.ui import explore, memorized, runs  # noqa: F401
+
     gc.collect()
     gc.freeze()
     yield
@@ -104,6 +134,7 @@ app = st.App(
         Route("/api/session", session),
         Route(BASE + "/points/{layout}.bin", _guarded(points)),
         Route(BASE + "/influence/{target}/{query:int}.bin", _guarded(influence)),
+        Route(BASE + "/answer/{target}/{query:int}.json", _guarded(answer)),
         Route(BASE + "/queries.json", _guarded(queries)),
         Route(BASE + "/thumb/{split}/{row:int}.png", _guarded(thumbnail)),
     ],

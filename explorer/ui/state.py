@@ -1,51 +1,39 @@
-"""What is selected? Ids only, kept in the session and bound to the address: run, query, target.
+"""Where is the reader? The session's ids and small choices, and the address that carries them to others.
 
-The link is the state: whoever opens it sees the same. Knows no files; pages look the ids up.
+The link is the state: whoever opens it sees the same. Knows no files; `selected` gives the words their meaning.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import streamlit as st
 
-from explorer.contracts import TARGETS, Target
 from explorer.ui import tokens
 
-RUN, QUERY, TARGET = "run", "query", "target"
+CAMERA = "camera"
+"""The part of the address that the map itself writes and reads: it never comes to Python's attention."""
 
 
-@dataclass(frozen=True)
-class Link:
-    """What the address says: a run's name, a query's id, a target; each may be missing."""
-
-    run: str | None
-    query: str | None
-    target: Target
+def address() -> dict[str, str]:
+    """What the address says, but for the camera."""
+    return {name: value for name, value in st.query_params.to_dict().items() if name != CAMERA}
 
 
-def link() -> Link:
-    """Read the address; an unknown target reads as the label."""
-    asked = st.query_params.get(TARGET, TARGETS[0])
-    target = next((known for known in TARGETS if known == asked), TARGETS[0])
-    return Link(st.query_params.get(RUN), st.query_params.get(QUERY), target)
-
-
-def write_link(run: str, query: str | None = None, target: Target = "label") -> None:
-    """Put the selection into the address, as one step of the browser's history."""
-    wanted = {RUN: run}
-    if query is not None:
-        wanted |= {QUERY: query, TARGET: target}
-    if dict(st.query_params) != wanted:
-        st.query_params.from_dict(wanted)
-    st.session_state["link"] = wanted
+def write_address(wanted: Mapping[str, str]) -> None:
+    """Put the state into the address, as one step of the browser's history; the camera of the same run stays."""
+    said = address()
+    if said != wanted:
+        camera = st.query_params.get(CAMERA) if said.get("run") in (None, wanted.get("run")) else None
+        st.query_params.from_dict({**wanted, **({} if camera is None else {CAMERA: camera})})
+    st.session_state["link"] = dict(wanted)
 
 
 def came_from_outside() -> bool:
-    """Whether the address changed by other means than `write_link`: a link, the back button."""
-    return dict(st.query_params) != st.session_state.get("link")
+    """Whether the address changed by other means than `write_address`: a link, the back button."""
+    return address() != st.session_state.get("link")
 
 
 def token() -> str:

@@ -8,40 +8,58 @@ from __future__ import annotations
 import io
 import json
 import math
+import mmap
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from explorer.contracts import ImagePreview, Target
-from explorer.store import Meta, Run
+from explorer.contracts import ImagePreview
+from explorer.shown import NO_CLASS
+from explorer.store import Meta, Row, Run, TopList
 from explorer.store.run import Split
 
-NO_CLASS = 255
+NO_CODE = 255
 MEMORIZED, WRONG, PLANTED = 1, 2, 4
 """Bits of a point's marks."""
+READ = 2**16
+"""Rows of a table that are in memory at once."""
 THUMBNAIL = 64
 """Shortest side, in pixels, to which small pictures are enlarged (whole-number steps, no smoothing)."""
 
 
-def points(run: Run, layout: str) -> bytes:
-    """uint32 train, test, 0, 0; float32 x, y per point (train first); uint8 class per point; uint8 marks per point."""
-    meta = run.meta()
-    xy = np.asarray(run.array(f"coordinates-{layout}"), dtype="<f4")
-    header = np.array([meta.train, meta.test, 0, 0], dtype="<u4")
-    return b"".join((header.tobytes(), xy.tobytes(), _classes(run, meta).tobytes(), _marks(run, meta).tobytes()))
+def points(run: Run, layout: str) -> memoryview:
+    """What the map knows of its n = train + test points, little endian, training rows first: 11 bytes a point, 12 with codes.
 
-
-def influence(run: Run, target: Target, query: int) -> bytes | None:
-    """uint32 train, towards, away; float32 scale; int32 strongest rows of both signs; int8 per training row.
-
-    None while it is not computed.
+    uint32 train, test, q, 0; q float32 (5, or 0 where self-influence is not computed): its quantiles at 0, 1/4, 1/2, 3/4, 1;
+    float32 x, y `[n]`; uint8 class `[n]`; uint8 marks `[n]`; uint8 predicted class `[n]` (255: none); and where q > 0
+    uint8 code of self-influence `[train]`: how many of the quantiles at 1/255 .. 254/255 it reaches, 255 where it is not a
+    number. Tables are read a block at a time, and nothing of it is kept.
     """
-    row, top = run.row(query, target), run.top(query, target)
-    if row is None or top is None:
-        return None
+    meta = run.meta()
+    total, (quantiles, codes) = meta.train + meta.test, _self_influence(run, meta)
+    header = np.array([meta.train, meta.test, len(quantiles), 0], dtype="<u4").tobytes() + quantiles.tobytes()
+    size = len(header) + 11 * total + len(codes)
+    body = np.frombuffer(
+        mmap.mmap(-1, size), dtype=np.uint8
+    )  # goes back to the system when sent, unlike a part of the heap
+    parts = np.split(body, len(header) + np.cumsum([0, 8 * total, total, total, total]))
+    parts[0][:] = np.frombuffer(header, dtype=np.uint8)
+    parts[1].view("<f4").reshape(total, 2)[:] = run.array(f"coordinates-{layout}")
+    _put_classes(run, meta, parts[2])
+    _put_marks(run, meta, parts[3])
+    _put_predictions(run, meta, parts[4])
+    parts[5][:] = codes
+    pa.default_memory_pool().release_unused()
+    return body.data
+
+
+def influence(top: TopList, row: Row) -> bytes:
+    """uint32 train, towards, away; float32 scale; int32 strongest rows of both signs; int8 per training row."""
     towards, away = top.towards[top.towards >= 0], top.away[top.away >= 0]
     return b"".join(
         (
@@ -73,7 +91,7 @@ def queries(run: Run) -> bytes:
     return json.dumps(columns, separators=(",", ":")).encode()
 
 
-def names(values: pd.Series[Any] | NDArray[Any], meta: Meta) -> list[str]:
+def names(values: Iterable[Any], meta: Meta) -> list[str]:
     """Class names, or values of a regression in short form."""
     if meta.task == "classification":
         return [meta.classes[int(value)] for value in values]
@@ -88,36 +106,95 @@ def thumbnail(run: Run, split: Split, row: int) -> bytes | None:
     return png(preview) if isinstance(preview, ImagePreview) else None
 
 
-def png(preview: ImagePreview) -> bytes:
+def png(preview: ImagePreview, enlarged: bool = True) -> bytes:
     """The picture as PNG bytes."""
     image = Image.fromarray(preview.pixels)
     factor = max(1, THUMBNAIL // max(1, min(image.size)))
-    if factor > 1:
+    if enlarged and factor > 1:
         image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 
-def _classes(run: Run, meta: Meta) -> NDArray[np.uint8]:
-    total = meta.train + meta.test
-    if meta.task != "classification" or len(meta.classes) >= NO_CLASS:
-        return np.full(total, NO_CLASS, dtype=np.uint8)
-    labels = [run.table(split)["label"].to_numpy() for split in ("train", "test")]
-    return np.concatenate(labels).astype(np.uint8)
+def _has_classes(meta: Meta) -> bool:
+    return meta.task == "classification" and len(meta.classes) < NO_CLASS
 
 
-def _marks(run: Run, meta: Meta) -> NDArray[np.uint8]:
-    marks = np.zeros(meta.train + meta.test, dtype=np.uint8)
+def _put_classes(run: Run, meta: Meta, into: NDArray[np.uint8]) -> None:
+    into[:] = NO_CLASS
+    if not _has_classes(meta):
+        return
+    for split, start in (("train", 0), ("test", meta.train)):
+        for rows, block in _blocks(run, split, ("label",)):
+            into[start:][rows] = block["label"]
+
+
+def _put_marks(run: Run, meta: Meta, into: NDArray[np.uint8]) -> None:
+    """Expects zeros."""
     if run.has("memorization.parquet"):
-        marks[: meta.train] |= run.table("memorization")["memorized"].to_numpy().astype(np.uint8) * MEMORIZED
-    train = run.table("train")
-    if "true_label" in train:
-        planted = (train["true_label"] != train["label"]) | (train["copy_of"] >= 0)
-        marks[: meta.train] |= planted.to_numpy().astype(np.uint8) * PLANTED
-    table = run.table("queries")
-    marks[meta.train + table["row"].to_numpy()[table["wrong"].to_numpy()]] |= WRONG
-    return marks
+        for rows, block in _blocks(run, "memorization", ("memorized",)):
+            into[rows] |= block["memorized"].astype(np.uint8) * MEMORIZED
+    if "true_label" in pq.read_schema(run.path / "train.parquet").names:
+        for rows, block in _blocks(run, "train", ("label", "true_label", "copy_of")):
+            planted = (block["true_label"] != block["label"]) | (block["copy_of"] >= 0)
+            into[rows] |= planted.astype(np.uint8) * PLANTED
+    if run.has("outcomes-train.parquet"):
+        for rows, block in _blocks(run, "outcomes-train", ("wrong",)):
+            into[rows] |= block["wrong"].astype(np.uint8) * WRONG
+    for _, block in _blocks(run, "queries", ("row", "wrong")):
+        into[meta.train + block["row"]] |= block["wrong"].astype(np.uint8) * WRONG
+
+
+def _put_predictions(run: Run, meta: Meta, into: NDArray[np.uint8]) -> None:
+    into[:] = NO_CLASS
+    if not _has_classes(meta):
+        return
+    if run.has("outcomes-train.parquet"):
+        for rows, block in _blocks(run, "outcomes-train", ("prediction",)):
+            into[rows] = block["prediction"]
+    for _, block in _blocks(run, "queries", ("row", "prediction")):
+        into[meta.train + block["row"]] = block["prediction"]
+
+
+def _self_influence(run: Run, meta: Meta) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Five quantiles and a code per training row (see `points`); both empty where it is not computed."""
+    none = np.zeros(0, dtype="<f4"), np.zeros(0, dtype=np.uint8)
+    if not run.has("memorization.parquet"):
+        return none
+    ordered = np.empty(meta.train, dtype=np.float32)
+    for rows, block in _blocks(run, "memorization", ("self_influence",)):
+        ordered[rows] = block["self_influence"]
+    ordered.sort()  # what is not a number comes last
+    ordered = ordered[: int(np.searchsorted(ordered, np.inf, side="right"))]
+    if not len(ordered):
+        return none
+    codes = np.full(meta.train, NO_CODE, dtype=np.uint8)
+    steps = _quantiles(ordered, np.arange(1, NO_CODE) / NO_CODE)
+    for rows, block in _blocks(run, "memorization", ("self_influence",)):
+        values = block["self_influence"].astype(np.float32)
+        ranks = np.searchsorted(steps, values, side="right")
+        codes[rows] = np.where(np.isnan(values), NO_CODE, ranks)
+    return _quantiles(ordered, np.linspace(0, 1, 5)), codes
+
+
+def _quantiles(ordered: NDArray[np.float32], at: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Of numbers in order, by linear interpolation: `np.quantile` would copy them all."""
+    place = at * (len(ordered) - 1)
+    below: NDArray[np.int64] = np.floor(place).astype(np.int64)
+    above = np.minimum(below + 1, len(ordered) - 1)
+    found: NDArray[np.float32] = (ordered[below] + (place - below) * (ordered[above] - ordered[below])).astype("<f4")
+    return found
+
+
+def _blocks(run: Run, table: str, names: tuple[str, ...]) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:
+    """Columns of a table, `READ` rows at a time: the others, ids above all, would take ten times the memory."""
+    start = 0
+    for batch in pq.ParquetFile(run.path / f"{table}.parquet").iter_batches(
+        READ, columns=list(names), use_threads=False
+    ):
+        yield slice(start, start + len(batch)), {name: batch[name].to_numpy(zero_copy_only=False) for name in names}
+        start += len(batch)
 
 
 def _number(value: float) -> float | None:

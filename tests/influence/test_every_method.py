@@ -112,6 +112,20 @@ def test_queries_do_not_see_each_other(method: str, name: str, target: Target) -
 @each_target
 @each_problem
 @each_method
+def test_scores_go_where_they_are_told(method: str, name: str, target: Target) -> None:
+    made, fitted = _case(method, name)
+    for rows in ([2], None):
+        queries = _queries(made, target, rows)
+        room = torch.full((2, len(queries.rows), len(made.train)), torch.nan)
+        scores = fitted.score(queries, out=room[1])
+        assert torch.equal(room[1], fitted.score(queries).values)
+        assert scores.values.data_ptr() == room[1].data_ptr()
+        assert room[0].isnan().all()
+
+
+@each_target
+@each_problem
+@each_method
 def test_weighted_sums_equal_the_sum_of_scores(method: str, name: str, target: Target) -> None:
     made, fitted = _case(method, name)
     weights = torch.randn(4, len(made.test), generator=torch.Generator().manual_seed(0))

@@ -14,6 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from explorer.contracts import TARGETS, Queries, Subject, Target
 from explorer.errors import ModelError, SettingsError
+from explorer.influence import linear
 from explorer.influence.last_layer import MAX_PARAMETERS, LastLayer
 from explorer.objectives import CrossEntropy
 from tests import oracles, problems
@@ -233,3 +234,26 @@ def test_messages_name_the_value_found() -> None:
     with pytest.raises(SettingsError) as caught:
         LastLayer(-2.5)
     assert re.search(r"found -2\.5", str(caught.value))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("queries", [1, 2, 15, 16, 40])
+def test_contractions_are_sums_of_products_however_many_queries_and_blocks(
+    queries: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = torch.Generator().manual_seed(0)
+    h, e = torch.randn(700, 5, generator=draw, dtype=dtype), torch.randn(700, 3, generator=draw, dtype=dtype)
+    r, seen = (torch.randn(40, width, generator=draw, dtype=torch.float64) for width in (3, 5))
+    monkeypatch.setattr(linear, "ELEMENTS", 300 * 15)  # three blocks of rows, the last a short one
+    dense = -torch.einsum("qk,qp,nk,np->qn", r, seen, e.double(), h.double()) / 700
+    whole = linear.contract(linear.outer(r, seen), h, e), linear.contract_pairs(r, seen, h, e)
+    some = (
+        linear.contract(linear.outer(r, seen)[:queries], h, e),
+        linear.contract_pairs(r[:queries], seen[:queries], h, e),
+    )
+    for found, part in zip(whole, some, strict=True):
+        assert _error(found, dense) < FLOAT64
+        assert _error(part, found[:queries].double()) < FLOAT64
+    out = torch.empty(queries, 700)
+    linear.contract(linear.outer(r, seen)[:queries], h, e, out=out)
+    assert torch.equal(out, some[0].float())

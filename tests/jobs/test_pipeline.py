@@ -1,5 +1,6 @@
 """What a job writes is what the methods say, block by block, whatever is missing when it starts."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,17 +10,24 @@ import pytest
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
+from sklearn.neighbors import NearestNeighbors
 
+from explorer import maps
 from explorer.contracts import Queries, Target
 from explorer.errors import DataError, ModelError, RunError, SettingsError
 from explorer.influence import GradientDot, LastLayer
-from explorer.jobs import pipeline, scoring
+from explorer.jobs import pipeline
 from explorer.jobs.planning import Request, ingredients_of, plan
+from explorer.jobs.process import run_as_worker
 from explorer.jobs.query import COLUMNS, rank_from_run, ranking
 from explorer.jobs.subject import make_subject
-from explorer.store import Run, read_json
+from explorer.sources.digits import Digits
+from explorer.sources.planted import Planted
+from explorer.store import Run, create, key_of, read_json
 from tests.conftest import SMALL, compute
 
+OLD_KEY = "61a2cbd75688"
+"""Name of that run as the first version of the explorer gave it: a run is found again by its settings."""
 HALF_STEP = 0.5 / 127 + 1e-6
 """Rounding to 127 levels moves a score by at most half a level of its scale."""
 
@@ -112,6 +120,7 @@ def test_held_out_influence_is_the_mean_over_queries(wine: Run) -> None:
         ["queries.parquet", "plan-label.npy", "features.npy"],
         ["model.safetensors", "checkpoints/epoch-0005.safetensors"],
         ["fitted.json", "coordinates-pca.npy", "data.json", "train.parquet"],
+        ["neighbors.json", "neighbors-rows.npy", "scores/prediction/00000.npy", "scores/prediction/00000.safetensors"],
     ],
 )
 def test_what_is_missing_is_computed_again_to_the_same_bytes(wine: Run, tmp_path: Path, lost: list[str]) -> None:
@@ -140,6 +149,70 @@ def test_fewer_queries_on_request(tmp_path: Path, wine: Run) -> None:
     assert run.plan("label").tolist() == wine.plan("label")[:3].tolist()
     assert len(run.table("queries")) == len(wine.table("queries"))
     assert run.top(int(wine.plan("label")[3]), "label") is None
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+def test_queries_named_by_their_ids(tmp_path: Path, wine: Run, from_file: bool) -> None:
+    rows = wine.plan("label")[[7, 2, 4]]
+    names = wine.table("test").set_index("row").loc[rows, "id"].tolist()
+    file = tmp_path / "ids.txt"
+    file.write_text("\n".join([*names, "", names[0]]) + "\n")
+    run = compute(tmp_path, replace(SMALL, query_ids=str(file) if from_file else ", ".join(names)))
+    assert run.plan("label").tolist() == wine.plan("label")[[2, 4, 7]].tolist(), "worst first"
+    differ = wine.plan("prediction")
+    assert run.plan("prediction").tolist() == [row for row in differ if row in rows]
+    assert run.key != wine.key
+    assert run.key == create(tmp_path, plan(replace(SMALL, query_ids=",".join(reversed(names))))).key
+
+
+def test_unknown_ids_are_said_before_anything_is_trained(tmp_path: Path, wine: Run) -> None:
+    known = wine.table("test")["id"].tolist()
+    asked = replace(SMALL, query_ids=f"{known[0]},nobody,x1,x2,x3")
+    run = create(tmp_path, plan(asked))
+    body = lambda writer: pipeline.run_pipeline(run, ingredients_of(run), writer)  # noqa: E731
+    state = run_as_worker(run, len(pipeline.STAGES), body)
+    assert state.state == "failed"
+    words = (
+        rf"Expected ids of test examples.*found 'nobody', 'x1', 'x2' and 1 more, which are none of its {len(known)}\..*"
+    )
+    assert re.fullmatch(words + rf"Ids look like {', '.join(known[:3])}: start a run.*", state.reason)
+    assert not run.has("data.json")
+
+
+def test_the_hash_of_a_run_without_ids_is_that_of_older_versions() -> None:
+    spec = plan(Request("wine", queries=3))
+    assert key_of(spec) == OLD_KEY
+
+
+def test_neighbors_are_those_of_scikit_learn_and_show_the_planted_copies(wine: Run) -> None:
+    n, features = wine.meta().train, np.asarray(wine.array("features"))
+    brute = NearestNeighbors(n_neighbors=11, algorithm="brute").fit(features[:n].astype(np.float64))
+    distances, _ = brute.kneighbors(features.astype(np.float64))
+    for split, row, at in [("train", r, r) for r in range(n)] + [("test", r, n + r) for r in range(wine.meta().test)]:
+        found = wine.neighbors(split, row)
+        assert found is not None
+        expected = distances[at, 1:] if split == "train" else distances[at, :10]
+        np.testing.assert_allclose(found.distances, expected, rtol=1e-3, atol=1e-4)
+        assert split == "test" or row not in found.rows
+        real = np.linalg.norm(features[found.rows].astype(np.float64) - features[at], axis=1)
+        np.testing.assert_allclose(found.distances, real, rtol=1e-3, atol=1e-4)
+    copies = wine.table("train")["copy_of"].to_numpy()
+    near = wine.near_duplicates()
+    assert near is not None
+    assert near[copies >= 0].all()
+    assert near[copies[copies >= 0]].all()
+    evidence = read_json(wine.path / "neighbors.json")
+    assert evidence["exact"] is True
+    assert evidence["near_duplicates"] == near.sum() < n / 2
+
+
+def test_every_planted_copy_of_digits_is_a_near_duplicate_and_nothing_else() -> None:
+    data = Planted(Digits(), duplicate=0.02, seed=0).load()
+    pixels = np.concatenate([part.batch(np.arange(len(part))).flatten(1).numpy() for part in (data.train, data.test)])
+    _, distances = maps.training_neighbors(pixels, len(data.train), 1)
+    nearest = distances[: len(data.train), 0]
+    found = np.flatnonzero(nearest <= maps.near_duplicate_distance(nearest))
+    assert set(found) == set(data.faults.copies) | set(data.faults.copies.values())
 
 
 def test_regression_end_to_end(tmp_path: Path) -> None:
@@ -189,29 +262,6 @@ def test_a_ranking_without_any_influence_has_zero_shares() -> None:
     assert ranking(0, np.zeros(3, dtype=np.float32), train)["share"].tolist() == [0, 0, 0]
 
 
-def test_quantization_clips_at_its_scale_and_keeps_zero_rows() -> None:
-    values = torch.linspace(-1, 1, 1001).repeat(2, 1)
-    values[1] = 0
-    levels, scale = scoring.quantize(values)
-    assert scale[0] == pytest.approx(np.quantile(values[0].abs().numpy(), scoring.CLIP), abs=0.005)
-    assert (levels[0].min(), levels[0].max(), levels[0][500]) == (-127, 127, 0)
-    assert (scale[1], np.abs(levels[1]).max()) == (0, 0)
-
-
-def test_blocks_do_not_depend_on_how_many_queries_fit_in_memory(wine: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    ingredients = ingredients_of(wine)
-    data = ingredients.dataset()
-    subject = make_subject(ingredients.model(data), data, 0.01)
-    fitted, second = LastLayer().fit(subject), GradientDot().fit(subject)
-    queries = Queries(data.test, np.arange(10))
-    whole = scoring.score_block(fitted, second, queries, len(data.train), 0)
-    monkeypatch.setattr(scoring, "ELEMENTS", 3 * len(data.train))
-    parts = scoring.score_block(fitted, second, queries, len(data.train), 0)
-    for name in set(whole[0]) - {"towards", "away"}:  # planted copies tie: their order may change, their scores may not
-        np.testing.assert_allclose(parts[0][name], whole[0][name], rtol=1e-4, atol=1e-7)
-    assert np.abs(parts[1].astype(int) - whole[1].astype(int)).max() <= 1  # rounding of equal scores in another order
-
-
 @pytest.mark.parametrize(
     ("request_", "error", "words"),
     [
@@ -225,6 +275,12 @@ def test_blocks_do_not_depend_on_how_many_queries_fit_in_memory(wine: Run, monke
         (Request("wine", damping=-1.0), SettingsError, "Expected damping >= 0"),
         (Request("wine", flip=0.9), SettingsError, "Expected"),
         (Request("wine", queries=0), SettingsError, "Expected at least one query"),
+        (
+            Request("wine", queries=3, query_ids="a"),
+            SettingsError,
+            "Expected how many queries or their ids; found both",
+        ),
+        (Request("wine", query_ids=" , "), SettingsError, "Expected ids of test examples, separated by commas"),
     ],
 )
 def test_mistakes_are_found_before_a_worker_starts(request_: Request, error: type[Exception], words: str) -> None:

@@ -192,11 +192,14 @@ def test_unknown_ids_help_instead_of_breaking(browser: Browser, address: str, di
         card_shows(page, digits.table("queries")["id"][0])
 
 
-def test_what_was_not_asked_for_says_so(browser: Browser, address: str, digits: Run) -> None:
-    later = digits.table("queries")["id"].iloc[60]
-    with visit(browser, f"{address}&query={later}", expected="404 (Not Found)") as page:
-        card_shows(page, later)
-        page.get_by_text("was not asked for (--queries)").wait_for()
+def test_what_no_job_computed_is_answered_on_demand(browser: Browser, address: str, digits: Run) -> None:
+    later = digits.table("queries").iloc[60]
+    assert digits.top(int(later["row"]), "label") is None
+    with visit(browser, f"{address}&query={later['id']}") as page:
+        card_shows(page, later["id"])
+        page.wait_for_selector(".ix-tile")
+        assert page.locator(".ix-tile").count() == 20
+        page.wait_for_function(f"{CHANNEL}?.view?.shown === 'label/{later['row']}'")
 
 
 def test_table_examples_are_small_tables_in_both_themes(browser: Browser, wine: Run) -> None:

@@ -15,7 +15,7 @@ from explorer.contracts import Recipe
 from explorer.jobs.planning import Request
 from explorer.memorization import FLAG_Z, QUADRANTS
 from explorer.store import Run, read_json
-from explorer.ui import memorized
+from explorer.ui import answers, drawn, memorized
 from tests.conftest import compute
 from tests.ui.conftest import HOSTILE, LATE, Copier, Finished, line, working
 
@@ -149,8 +149,11 @@ class TestEveryState:
 
     def test_hostile_names_are_shown_as_text(self, finished: Finished, copied: Copier) -> None:
         run = copied(finished.hostile)
-        for page in OF_A_RUN:
-            assert "&lt;img src=x onerror=alert(1)&gt;" in html(visit(page, run=run.key))
+        visit("explore", run=run.key)
+        answer = json.loads(drawn.answer(run, answers.first_query(run), "label"))
+        for shown in (html(visit("memorized", run=run.key)), answer["card"], answer["galleries"]):
+            assert "&lt;img src=x onerror=alert(1)&gt;" in shown
+            assert HOSTILE not in shown
 
     @pytest.mark.parametrize("page", OF_A_RUN)
     def test_planted_copies_of_a_regression(self, page: str, folder: Path, copied: Copier) -> None:
@@ -220,7 +223,7 @@ class TestMemorized:
 
     def test_a_running_job_says_where_it_is(self, finished: Finished, copied: Copier) -> None:
         run = copied(finished.digits, without=LATE, **working())
-        assert "The job: ▶ 6/8 scores 25% · 6 s left" in text(visit("memorized", run=run.key))
+        assert "The job: ▶ 6/9 scores 25% · 6 s left" in text(visit("memorized", run=run.key))
 
 
 class TestRuns:
@@ -243,7 +246,7 @@ class TestRuns:
     ) -> None:
         run = copied(finished.digits, without=LATE, **working())
         app = visit("runs")
-        assert "6/8 scores 25% · 6 s left" in html(app)
+        assert "6/9 scores 25% · 6 s left" in html(app)
         assert "5 of 20 · 2.5 a second" in html(app)
         assert [button.label for button in app.button] == ["Cancel"]
         app.button[0].click().run()

@@ -153,9 +153,18 @@ class TestGalleries:
         assert "No training example pushed away." in gallery.galleries([tile()], [], "nats", 10)
 
     def test_data_stays_text(self) -> None:
-        hostile = tile(id=HOSTILE, label=HOSTILE, prediction=HOSTILE, planted=HOSTILE, face=TABLE)
+        hostile = tile(id=HOSTILE, label=HOSTILE, prediction=HOSTILE, planted=HOSTILE, face=TABLE, row=1)
         tags = Tags(gallery.galleries([hostile], [hostile], HOSTILE, 10))
         assert tags.named("img") == []
+
+    def test_a_tile_with_a_row_is_a_button_that_opens_it(self) -> None:
+        made = gallery.galleries([tile(row=7, memorized=True, near_duplicate=True)], [], "nats", 10)
+        (button,) = [found for found in Tags(made).named("div") if found.get("role") == "button"]
+        assert (button["data-inspect"], button["data-point"], button["tabindex"]) == ("7", "7", "0")
+        name = "training example id, labeled cat, pushes towards by 0.25, memorized, near-duplicate"
+        assert button["aria-label"] == name
+        assert ">near-duplicate<" in made
+        assert 'role="button"' not in gallery.galleries([tile()], [], "nats", 10)
 
     def test_pictures_have_alternative_text(self) -> None:
         (picture,) = Tags(gallery.galleries([tile()], [], "nats", 10)).named("img")

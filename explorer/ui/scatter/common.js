@@ -18,7 +18,7 @@ function refusal(what, status) {
   return `The server answered with error ${status} when asked for ${what}. Try again; its log says why.`;
 }
 
-/* The body of `url`, or a LoadError that says what could not be loaded and what to do. */
+/* The body of `url`, or a LoadError that says what could not be loaded and what to do; `said` is the JSON that came with it. */
 async function load(url, what, { signal, json = false, urgent = true } = {}) {
   let answer;
   try {
@@ -29,7 +29,8 @@ async function load(url, what, { signal, json = false, urgent = true } = {}) {
     if (answer) throw new LoadError(`What the server sent for ${what} could not be read. Try again.`, 0);
     throw new LoadError(`The server did not answer, so ${what} could not be loaded. Check that it runs, then try again.`, 0);
   }
-  throw new LoadError(refusal(what, answer.status), answer.status);
+  const said = json ? await answer.json().catch(() => null) : null;
+  throw Object.assign(new LoadError(refusal(what, answer.status), answer.status), { said });
 }
 
 /* Where a run's route is: only ever on the server that served this page. */
@@ -53,14 +54,21 @@ function belongsElsewhere(event) {
   });
 }
 
-/* `keys` maps a key (lower case) to what it does; a held key calls it again with event.repeat. */
-function onKeys(signal, keys) {
+/* `keys` maps a key (lower case) to [what it does in words, action]; a held key calls it again with event.repeat.
+ * The words go to the page's one list of keys (bus.keys, shown on "?") under the heading `where`. */
+function onKeys(signal, keys, where = "This page") {
+  const actionOf = (key) => (Array.isArray(keys[key]) ? keys[key][1] : keys[key]);
   window.addEventListener("keydown", (event) => {
-    const action = keys[event.key.length === 1 ? event.key.toLowerCase() : event.key];
+    const action = actionOf(event.key.length === 1 ? event.key.toLowerCase() : event.key);
     if (!action || belongsElsewhere(event)) return;
     event.preventDefault();
     action(event);
   }, { signal });
+  const bus = theBus();
+  bus.keys ??= new Set();
+  const entry = { where, keys: Object.entries(keys).map(([key, what]) => ({ key, words: Array.isArray(what) ? what[0] : "" })) };
+  bus.keys.add(entry);
+  signal.addEventListener("abort", () => bus.keys.delete(entry));
 }
 
 /* Sends a single pick at once and a burst (held keys) only when it has rested: the server hears the first and last. */
@@ -110,7 +118,7 @@ function readTheme(node) {
     font: read("--st-font", "sans-serif"),
     muted: mix(background, text, dark ? 0.5 : 0.42),
     towards: rgb(dark ? "#58a6ff" : "#1765cc"),
-    away: rgb(dark ? "#ff9b3d" : "#d05f00"),
+    away: rgb(dark ? "#ff9b3d" : "#b85500"),
     onMark: dark ? [0.05, 0.07, 0.1] : [1, 1, 1],
   };
 }

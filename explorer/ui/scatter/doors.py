@@ -6,7 +6,7 @@ page's business; callbacks may end in `st.rerun("panel")`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,7 +31,9 @@ class MapData:
     `query` and `target` are what Python wants shown: on the first mount, whenever they differ from what Python said
     before (unless that is only the user's own last pick coming back), and always when `revision` was raised (a deep
     link, the back button). `base` is "" or the URL prefix the app is served under; `unit` is the unit of influence;
-    `classes` names the class numbers of the points. `token` opens the server's routes.
+    `classes` names the class numbers of the points. `token` opens the server's routes, among them pictures of single
+    examples where `pictures` says so. `view` is what else Python wants shown when `revision` was raised: any of filter,
+    color, selection, inspected and pinned, as in `BarData`.
     """
 
     run: str
@@ -46,6 +48,8 @@ class MapData:
     task: Task = "classification"
     unit: str = ""
     revision: int = 0
+    pictures: bool = False
+    view: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         for name in ("n_train", "n_test"):
@@ -58,7 +62,7 @@ class MapData:
 class ListData:
     """What the list shows: the predictions of queries.json. `version` is raised when that file has changed.
 
-    `query`, `target` and `revision` are as in `MapData`; give both components the same.
+    `query`, `target`, `classes`, `revision` and `view` are as in `MapData`; give both components the same.
     """
 
     run: str
@@ -68,6 +72,8 @@ class ListData:
     base: str = ""
     revision: int = 0
     version: int = 0
+    classes: tuple[str, ...] = ()
+    view: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         _check_target(self.target)

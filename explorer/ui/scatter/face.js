@@ -1,22 +1,21 @@
-/* What stands around the picture: card, notes, legend, the target switch?
+/* What stands around the picture: card, notes, tools, the target switch?
  *
  * Puts words where they belong in map.html, always as text. It decides nothing and listens to nothing.
  */
+
+const PICTURE_AFTER_MS = 60;
 
 class Face {
   constructor(root) {
     this.root = root;
     this.retry = null;
     this.find = (selector) => root.querySelector(selector);
+    this.legend = new Legend(root);
   }
 
   open(data) {
     this.root.style.setProperty("--height", `${data.height}px`);
-    this.find("[data-show=wrong]").hidden = data.task === "regression";
-    this.find("[data-show=clip]").textContent = `${data.unit ? `${data.unit}, ` : ""}clipped at the 99.5th percentile`;
-    const total = data.n_train + data.n_test;
-    this.find("[data-show=shown]").style.minWidth = `${2 * count(total).length + 16}ch`;
-    this.counts(total, total);
+    this.legend.open(data);
   }
 
   withoutWebGL() {
@@ -25,19 +24,32 @@ class Face {
     this.find(".legend").hidden = true;
   }
 
-  /* Lines beside the point at [x, y]; null takes the card away. */
-  card(lines, [x, y] = [0, 0], { width, height } = {}) {
+  /* Lines beside the point at [x, y], with a picture where there is one; null takes the card away. */
+  card(lines, [x, y] = [0, 0], { width, height } = {}, picture = null) {
     const card = this.find(".card");
     card.hidden = !lines;
+    clearTimeout(this.resting);
     if (!lines) return;
-    card.replaceChildren(...lines.map((line, n) => {
+    const text = document.createElement("div");
+    text.append(...lines.map((line, n) => {
       const div = document.createElement("div");
       div.appendChild(document.createElement(n ? "span" : "b")).textContent = line;
       return div;
     }));
+    card.replaceChildren(text);
+    if (picture) this.picture(card, picture);
     const beside = x + 18 + card.offsetWidth > width ? x - 18 - card.offsetWidth : x + 18;
     const top = Math.min(Math.max(4, y - 14), height - card.offsetHeight - 4);
     card.style.transform = `translate(${Math.round(Math.max(4, beside))}px, ${Math.round(top)}px)`;
+  }
+
+  /* Its room is there at once, what it shows once the hand has rested. */
+  picture(card, url) {
+    const image = document.createElement("img");
+    image.alt = "";
+    image.addEventListener("error", () => image.removeAttribute("src"), { once: true });
+    card.prepend(image);
+    this.resting = setTimeout(() => { image.src = url; }, PICTURE_AFTER_MS);
   }
 
   target(any, pressed, same) {
@@ -49,15 +61,21 @@ class Face {
     }
   }
 
-  /* Takes the same room with and without a row: the map must not jump. */
-  legend(row) {
-    for (const [name, sign] of [["plus", 1], ["minus", -1]]) {
-      this.find(`[data-show=${name}]`).textContent = row ? signed(sign * row.scale) : "";
+  tool(pressed) {
+    for (const button of this.root.querySelectorAll("[data-tool]")) {
+      button.setAttribute("aria-pressed", String(button.dataset.tool === pressed));
     }
+    this.root.toggleAttribute("data-drawing", pressed !== "pan");
   }
 
-  counts(inView, total) {
-    this.find("[data-show=shown]").textContent = `${count(inView)} of ${count(total)} points shown`;
+  density(on) {
+    this.find("[data-do=density]").setAttribute("aria-pressed", String(on));
+  }
+
+  /* How much is selected, and the way to let go; null without a selection. */
+  selected(text) {
+    this.find(".selected").hidden = text === null;
+    this.find(".selected span").textContent = text ?? "";
   }
 
   /* For screen readers, once the selection rests. */
@@ -86,5 +104,6 @@ class Face {
 
   dispose() {
     clearTimeout(this.saying);
+    clearTimeout(this.resting);
   }
 }

@@ -1,194 +1,314 @@
-/* How are a million points drawn, colored by influence, in one frame?
+/* How do a million points become pixels, a part at a time?
  *
- * WebGL2: training points are round dots, blue towards and orange away, gray and faint where |influence| is small;
- * strength is also depth, so strong ones lie on top without sorting. Test points are hollow diamonds, wrongly
- * predicted ones crosses. It keeps no selection and no camera; marks.js draws what is numbered and ringed.
+ * WebGL2: three layers (layers.js) of points, drawn in an order drawn by lot so that any first part is a fair sample; the
+ * strong ones strongest first. `start`, `step` and `show` are called by picture.js, which says when; it keeps no camera
+ * and no selection. marks.js draws what is numbered and ringed.
  */
 
-const TRAIN_VERTEX = `#version 300 es
-in vec2 place; in float influence;
-uniform vec2 zoom, offset; uniform float base, grow;
-flat out float strength; flat out float sign_; flat out float radius; flat out float size;
-void main() {
-  strength = smoothstep(0.05, 0.95, abs(influence));
-  sign_ = influence;
-  radius = 0.5 * (base + grow * strength);
-  gl_Position = vec4(place * zoom + offset, 0.8 - 1.6 * strength, 1.0);
-  size = 2.0 * radius + (strength > 0.02 ? 4.0 : 1.0);  /* room for the rim: the muted many have none */
-  gl_PointSize = size;
-}`;
-
-const TRAIN_FRAGMENT = `#version 300 es
-precision highp float;
-flat in float strength; flat in float sign_; flat in float radius; flat in float size;
-uniform vec3 muted, towards, away, ground; uniform float faint;
-out vec4 color;
-void main() {
-  float d = length(gl_PointCoord - 0.5) * size;
-  float dot_ = clamp(radius - d + 0.5, 0.0, 1.0);
-  if (strength <= 0.02) {
-    color = vec4(muted, 1.0) * (faint * dot_);
-    return;
-  }
-  float rim = clamp(radius + 1.0 - d + 0.5, 0.0, 1.0) * 0.85;
-  float cover = max(dot_ * mix(faint, 0.92, min(1.0, strength * 1.5)), rim * min(1.0, strength * 3.0));
-  if (cover < 0.02) discard;
-  vec3 hue = mix(muted, sign_ < 0.0 ? away : towards, smoothstep(0.0, 0.45, strength));
-  color = vec4(mix(ground, hue, dot_) * cover, cover);
-}`;
-
-const TEST_VERTEX = `#version 300 es
-in vec2 place; in float mark;
-uniform vec2 zoom, offset; uniform float base;
-out float wrong; out float half_;
-void main() {
-  wrong = mod(floor(mark / 2.0), 2.0);
-  half_ = base * mix(1.0, 1.1, wrong);
-  gl_Position = vec4(place * zoom + offset, mix(0.3, 0.1, wrong), 1.0);
-  gl_PointSize = 2.0 * half_ + 4.0;
-}`;
-
-const TEST_FRAGMENT = `#version 300 es
-precision highp float;
-in float wrong; in float half_;
-uniform vec3 ink, soft, ground; uniform float line, faint;
-out vec4 color;
-void main() {
-  vec2 p = abs((gl_PointCoord - 0.5) * (2.0 * half_ + 4.0));
-  float diamond = abs((p.x + p.y - half_) * 0.7071);
-  float reach = max(p.x, p.y) - half_ * 0.72;
-  float cross_ = max(abs(p.x - p.y) * 0.7071, reach);
-  float d = wrong > 0.5 ? cross_ : diamond;
-  float wide = wrong > 0.5 ? line * 1.25 : line;
-  float stroke = clamp(wide * 0.5 - d + 0.5, 0.0, 1.0);
-  float halo = wrong > 0.5 ? clamp(wide * 0.5 + line - d + 0.5, 0.0, 1.0) * 0.9 : 0.0;
-  float cover = max(stroke * mix(faint, 1.0, wrong), halo);
-  if (cover < 0.02) discard;
-  color = vec4(mix(ground, wrong > 0.5 ? ink : soft, stroke) * cover, cover);
-}`;
-
-function program(gl, vertex, fragment) {
-  const made = gl.createProgram();
-  for (const [kind, source] of [[gl.VERTEX_SHADER, vertex], [gl.FRAGMENT_SHADER, fragment]]) {
-    const shader = gl.createShader(kind);
-    gl.shaderSource(shader, source);
-    gl.compileShader(shader);
-    gl.attachShader(made, shader);
-  }
-  gl.linkProgram(made);
-  if (!gl.getProgramParameter(made, gl.LINK_STATUS) && !gl.isContextLost()) {
-    throw new Error(`The map's shaders do not link: ${gl.getProgramInfoLog(made)}`);
-  }
-  const places = {};
-  for (let i = 0; i < gl.getProgramParameter(made, gl.ACTIVE_UNIFORMS); i++) {
-    const { name } = gl.getActiveUniform(made, i);
-    places[name] = gl.getUniformLocation(made, name);
-  }
-  return { made, places, attribute: (name) => gl.getAttribLocation(made, name) };
-}
+/* [of the first, of the rest]: what is drawn before what. */
+const RANKS = { strong: [0, 3], ground: [1, 5], tests: [2, 4] };
+const FIRST = { strong: 20_000, ground: 50_000, tests: 5_000 };
+/* Work for one point, in squares drawn by the card. */
+const COSTS = { strong: 2.5, ground: 1.5, tests: 5 };
+const SQUARE_COST = 1;
+const RASTER_COST = 0.04;
+const SQUARES_BELOW = 2.6;
+/* Only the strongest have a rim where so many are colored. */
+const RIMMED_UP_TO = 20_000;
 
 /* Sizes in CSS px and faintness for so many points: a dense map is made of finer, fainter dots. */
 function grain(total) {
   if (total < 4_000) return { base: 4.6, grow: 6, faint: 0.6 };
   if (total < 20_000) return { base: 3.8, grow: 6, faint: 0.5 };
   if (total < 200_000) return { base: 2.8, grow: 5.5, faint: 0.36 };
-  return { base: 1.8, grow: 5, faint: 0.22 };
+  return { base: 1.2, grow: 5, faint: 0.24 };
+}
+
+/* The same for test points, which lie over the others; `plain` ones have no color of their own. */
+function testGrain(total, plain) {
+  if (total <= 800) return { base: 4.2, crosses: 4.6, faint: 0.75 };
+  if (total <= 3_000) return { base: 3.4, crosses: 3.7, faint: 0.5 };
+  return { base: total <= 30_000 ? 2.5 : 1.8, crosses: 3.7, faint: plain ? 0.2 : 0.55 };
 }
 
 class PointsGL {
   /* Throws if the browser has no WebGL2. */
   constructor(canvas) {
-    this.gl = canvas.getContext("webgl2", { antialias: false, alpha: true, premultipliedAlpha: true, depth: true });
+    this.gl = canvas.getContext("webgl2", { antialias: false, alpha: true, premultipliedAlpha: true, depth: false });
     if (!this.gl) throw new Error("no WebGL2");
-    this.points = null;
-    this.values = null;
+    this.points = this.tints = this.strong = this.palette = this.density = null;
     this.build();
   }
 
   /* Everything that lives on the graphics card; again after it was lost. */
   build() {
     const { gl } = this;
-    this.train = program(gl, TRAIN_VERTEX, TRAIN_FRAGMENT);
-    this.test = program(gl, TEST_VERTEX, TEST_FRAGMENT);
-    this.buffers = { places: gl.createBuffer(), influence: gl.createBuffer(), marks: gl.createBuffer() };
-    this.trainArrays = gl.createVertexArray();
-    this.testArrays = gl.createVertexArray();
-    gl.enable(gl.BLEND);
+    const link = (name, vertex, fragment) => { this[name] = program(gl, vertex, fragment); };
+    link("dots", GROUND_VERTEX, DOTS_FRAGMENT);
+    link("squares", GROUND_VERTEX, SQUARES_FRAGMENT);
+    link("strongs", STRONG_VERTEX, STRONG_FRAGMENT);
+    link("diamonds", TEST_VERTEX, TEST_FRAGMENT);
+    link("sheets", SHEET_VERTEX, SHEET_FRAGMENT);
+    link("shades", SHEET_VERTEX, DENSITY_FRAGMENT);
+    this.buffers = Object.fromEntries(["places", "tints", "strong", "marks"].map((name) => [name, gl.createBuffer()]));
+    this.arrays = Object.fromEntries(["dots", "squares", "strongs", "diamonds", "none"].map((name) => [name, gl.createVertexArray()]));
+    this.layers = Object.fromEntries(Object.keys(RANKS).map((name) => [name, new Layer(gl, {
+      deep: name === "strong", first: FIRST[name], ranks: RANKS[name], cost: COSTS[name],
+    })]));
+    this.raster = drawsInSoftware(gl) ? new Raster() : null;
+    this.paletteSheet = gl.createTexture();
+    this.densitySheet = gl.createTexture();
     gl.blendFunc(gl.ONE, gl.ONE_MINUS_SRC_ALPHA);
-    gl.enable(gl.DEPTH_TEST);
+    gl.clearColor(0, 0, 0, 0);
     gl.depthFunc(gl.LEQUAL);
-    const { points, values } = this;
+    this.size = "";
+    const { points, tints, strong, palette, density } = this;
     if (points) this.setPoints(points);
-    if (values) this.setValues(values);
+    if (palette) this.setPalette(palette);
+    if (tints) this.setTints(tints);
+    if (strong) this.setStrong(strong);
+    if (points) this.setDensity(density);
   }
 
   setPoints(points) {
-    const { gl, buffers } = this;
+    const { gl, buffers, layers } = this;
     this.points = points;
-    this.values = null;
-    const bind = (where, buffer, size, kind, normalized, offset) => {
+    this.tints = this.strong = this.density = null;
+    const { at, order, nTrain, nTest, total } = points;
+    const places = new Float32Array(2 * total);
+    for (let n = 0; n < nTrain; n++) {
+      places[2 * n] = at[2 * order[n]];
+      places[2 * n + 1] = at[2 * order[n] + 1];
+    }
+    places.set(at.subarray(2 * nTrain), 2 * nTrain);
+    this.places = this.raster ? places : null;
+    this.fill(buffers.places, places);
+    this.fill(buffers.tints, new Uint8Array(total));
+    this.fill(buffers.marks, points.marks.subarray(nTrain));
+    for (const name of ["dots", "squares"]) {
+      this.bind(name, { place: [buffers.places, 2, gl.FLOAT, 0, 0], tint: [buffers.tints, 1, null, 0, 0] });
+    }
+    this.bind("diamonds", {
+      place: [buffers.places, 2, gl.FLOAT, 0, 8 * nTrain], tint: [buffers.tints, 1, null, 0, nTrain],
+      mark: [buffers.marks, 1, gl.UNSIGNED_BYTE, 0, 0],
+    });
+    layers.ground.total = nTrain;
+    layers.tests.total = nTest;
+    layers.strong.total = 0;
+    for (const layer of Object.values(layers)) layer.clear();
+  }
+
+  fill(buffer, bytes) {
+    this.gl.bindBuffer(this.gl.ARRAY_BUFFER, buffer);
+    this.gl.bufferData(this.gl.ARRAY_BUFFER, bytes, this.gl.DYNAMIC_DRAW);
+  }
+
+  /* `attributes`: name -> [buffer, size, kind (null: whole numbers of one byte), stride, offset] */
+  bind(name, attributes) {
+    const { gl } = this;
+    gl.bindVertexArray(this.arrays[name]);
+    for (const [attribute, [buffer, size, kind, stride, offset]] of Object.entries(attributes)) {
+      const where = this[name].attribute(attribute);
       gl.bindBuffer(gl.ARRAY_BUFFER, buffer);
       gl.enableVertexAttribArray(where);
-      gl.vertexAttribPointer(where, size, kind, normalized, 0, offset);
-    };
-    gl.bindBuffer(gl.ARRAY_BUFFER, buffers.places);
-    gl.bufferData(gl.ARRAY_BUFFER, points.at, gl.STATIC_DRAW);
-    gl.bindBuffer(gl.ARRAY_BUFFER, buffers.influence);
-    gl.bufferData(gl.ARRAY_BUFFER, new Int8Array(points.nTrain), gl.DYNAMIC_DRAW);
-    gl.bindBuffer(gl.ARRAY_BUFFER, buffers.marks);
-    gl.bufferData(gl.ARRAY_BUFFER, points.marks.subarray(points.nTrain), gl.STATIC_DRAW);
-    gl.bindVertexArray(this.trainArrays);
-    bind(this.train.attribute("place"), buffers.places, 2, gl.FLOAT, false, 0);
-    bind(this.train.attribute("influence"), buffers.influence, 1, gl.BYTE, true, 0);
-    gl.bindVertexArray(this.testArrays);
-    bind(this.test.attribute("place"), buffers.places, 2, gl.FLOAT, false, 8 * points.nTrain);
-    bind(this.test.attribute("mark"), buffers.marks, 1, gl.UNSIGNED_BYTE, false, 0);
+      if (kind === null) gl.vertexAttribIPointer(where, size, gl.UNSIGNED_BYTE, stride, offset);
+      else gl.vertexAttribPointer(where, size, kind, kind === gl.BYTE, stride, offset);
+    }
     gl.bindVertexArray(null);
   }
 
-  /* Int8Array of influence per training row; null mutes every point. */
-  setValues(values) {
+  /* A tint per point in drawing order, see colors.js. */
+  setTints(tints) {
+    const { gl, layers } = this;
+    this.tints = tints;
+    gl.bindBuffer(gl.ARRAY_BUFFER, this.buffers.tints);
+    gl.bufferSubData(gl.ARRAY_BUFFER, 0, tints);
+    layers.ground.discard();
+    layers.tests.discard();
+  }
+
+  /* 256 colors, RGBA. */
+  setPalette(palette) {
+    const { gl, layers } = this;
+    this.palette = palette;
+    this.image(this.paletteSheet, gl.RGBA8, 256, 1, gl.RGBA, palette, gl.NEAREST);
+    for (const layer of Object.values(layers)) layer.discard();
+  }
+
+  /* { bytes, n } of strong.js, strongest first; n = 0 for none. */
+  setStrong(strong) {
+    const { gl, buffers, layers } = this;
+    this.strong = strong;
+    this.fill(buffers.strong, strong.bytes);
+    this.bind("strongs", {
+      place: [buffers.strong, 2, gl.FLOAT, STRONG_BYTES, 0], influence: [buffers.strong, 1, gl.BYTE, STRONG_BYTES, 8],
+      dim: [buffers.strong, 1, gl.UNSIGNED_BYTE, STRONG_BYTES, 9],
+    });
+    layers.strong.total = strong.n;
+    layers.strong.discard();
+  }
+
+  /* { cells, across, down, box } of density.js, or null. */
+  setDensity(density) {
+    this.density = density;
+    if (density) this.image(this.densitySheet, this.gl.R8, density.across, density.down, this.gl.RED, density.cells, this.gl.LINEAR);
+  }
+
+  image(texture, kept, width, height, format, bytes, way) {
     const { gl } = this;
-    if (this.values === null && values === null) return;
-    this.values = values;
-    gl.bindBuffer(gl.ARRAY_BUFFER, this.buffers.influence);
-    gl.bufferSubData(gl.ARRAY_BUFFER, 0, values ?? new Int8Array(this.points.nTrain));
+    gl.bindTexture(gl.TEXTURE_2D, texture);
+    gl.pixelStorei(gl.UNPACK_ALIGNMENT, 1);
+    gl.texImage2D(gl.TEXTURE_2D, 0, kept, width, height, 0, format, gl.UNSIGNED_BYTE, bytes);
+    for (const [what, value] of [[gl.TEXTURE_MIN_FILTER, way], [gl.TEXTURE_MAG_FILTER, way],
+      [gl.TEXTURE_WRAP_S, gl.CLAMP_TO_EDGE], [gl.TEXTURE_WRAP_T, gl.CLAMP_TO_EDGE]]) gl.texParameteri(gl.TEXTURE_2D, what, value);
   }
 
-  draw(camera, theme, ratio) {
-    const { gl, points, train, test } = this;
-    if (gl.isContextLost()) return;
-    gl.viewport(0, 0, gl.canvas.width, gl.canvas.height);
-    gl.clearColor(0, 0, 0, 0);
-    gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);
-    if (!points) return;
-    const { scale, offset } = camera.clip;
+  /* ---- drawing ---- */
+
+  /* Layers have the size of the canvas. */
+  fit() {
+    const { width, height } = this.gl.canvas;
+    if (this.size === `${width}x${height}`) return;
+    this.size = `${width}x${height}`;
+    for (const layer of Object.values(this.layers)) layer.resize(width, height);
+  }
+
+  /* How large is one dot at this camera, in px of the canvas? */
+  dot(camera, ratio) {
     const closer = Math.min(2.4, Math.pow(Math.max(camera.at.k, 1), 0.3)) * ratio;
-    const { base, grow, faint } = grain(points.total);
-    gl.useProgram(train.made);
-    gl.uniform2fv(train.places.zoom, scale);
-    gl.uniform2fv(train.places.offset, offset);
-    gl.uniform1f(train.places.base, base * closer);
-    gl.uniform1f(train.places.grow, grow * ratio);
-    gl.uniform1f(train.places.faint, Math.min(0.75, faint * Math.pow(Math.max(camera.at.k, 1), 0.25)));
-    gl.uniform3fv(train.places.muted, theme.muted);
-    gl.uniform3fv(train.places.towards, theme.towards);
-    gl.uniform3fv(train.places.away, theme.away);
-    gl.uniform3fv(train.places.ground, theme.background);
-    gl.bindVertexArray(this.trainArrays);
-    gl.drawArrays(gl.POINTS, 0, points.nTrain);
-    gl.useProgram(test.made);
-    gl.uniform2fv(test.places.zoom, scale);
-    gl.uniform2fv(test.places.offset, offset);
-    gl.uniform1f(test.places.base, (points.nTest > 800 ? 3.4 : 4.2) * closer);
-    gl.uniform1f(test.places.line, 1.25 * ratio);
-    gl.uniform1f(test.places.faint, points.nTest > 3000 ? 0.3 : points.nTest > 800 ? 0.5 : 0.75);
-    gl.uniform3fv(test.places.ink, theme.text);
-    gl.uniform3fv(test.places.soft, mix(theme.background, theme.text, points.nTest > 800 ? 0.78 : 0.85));
-    gl.uniform3fv(test.places.ground, theme.background);
-    gl.bindVertexArray(this.testArrays);
-    gl.drawArrays(gl.POINTS, 0, points.nTest);
+    return { closer, size: grain(this.points.total).base * closer };
+  }
+
+  /* Squares are drawn by the card, or without one by raster.js. */
+  squared(camera, ratio) {
+    const { size } = this.dot(camera, ratio);
+    return size < SQUARES_BELOW ? Math.max(1, Math.round(size)) : 0;
+  }
+
+  /* What a point costs depends on how large it is drawn. */
+  price(camera, ratio) {
+    const square = this.squared(camera, ratio);
+    this.layers.ground.cost = !square ? COSTS.ground : this.raster ? RASTER_COST : SQUARE_COST;
+  }
+
+  /* Draws the next part of `layer` for at most `budget`; says how much work that was. */
+  step(layer, camera, theme, ratio, budget) {
+    const { gl, layers } = this;
+    const few = layer.next(budget);
+    gl.viewport(0, 0, gl.canvas.width, gl.canvas.height);
+    gl.enable(gl.BLEND);
+    layer.bind();
+    if (layer === layers.ground) this.drawGround(layer.done, few, camera, ratio);
+    else if (layer === layers.strong) this.drawStrong(layer.done, few, camera, theme, ratio);
+    else this.drawTests(layer.done, few, camera, theme, ratio);
     gl.bindVertexArray(null);
+    gl.bindFramebuffer(gl.FRAMEBUFFER, null);
+    layer.advanced(few);
+    return few * layer.cost;
+  }
+
+  use(what, name, camera) {
+    const { gl } = this;
+    const { scale, offset } = camera.clip;
+    gl.useProgram(what.made);
+    gl.uniform2fv(what.places.zoom, scale);
+    gl.uniform2fv(what.places.offset, offset);
+    if (what.places.palette) {
+      gl.activeTexture(gl.TEXTURE0);
+      gl.bindTexture(gl.TEXTURE_2D, this.paletteSheet);
+      gl.uniform1i(what.places.palette, 0);
+    }
+    gl.bindVertexArray(this.arrays[name]);
+  }
+
+  drawGround(first, few, camera, ratio) {
+    const { gl } = this;
+    const square = this.squared(camera, ratio);
+    if (square && this.raster) return this.rasterGround(first, few, camera, square);
+    const name = square ? "squares" : "dots";
+    this.use(this[name], name, camera);
+    gl.uniform1f(this[name].places.size, square || this.dot(camera, ratio).size + 1);
+    return gl.drawArrays(gl.POINTS, first, few);
+  }
+
+  rasterGround(first, few, camera, square) {
+    const { gl, raster, layers } = this;
+    const { width, height } = gl.canvas;
+    if (first === 0) raster.start(width, height);
+    raster.add(this, first, first + few, camera.clip, square);
+    gl.bindTexture(gl.TEXTURE_2D, layers.ground.now.texture);
+    gl.pixelStorei(gl.UNPACK_ALIGNMENT, 1);
+    gl.texSubImage2D(gl.TEXTURE_2D, 0, 0, 0, width, height, gl.RGBA, gl.UNSIGNED_BYTE, raster.pixels);
+  }
+
+  drawStrong(first, few, camera, theme, ratio) {
+    const { gl, strongs, points } = this;
+    const { base, grow, faint } = grain(points.total);
+    const { closer } = this.dot(camera, ratio);
+    this.use(strongs, "strongs", camera);
+    gl.uniform1f(strongs.places.base, Math.max(1.8, base) * closer);
+    gl.uniform1f(strongs.places.grow, grow * ratio);
+    gl.uniform1f(strongs.places.rimmed, this.strong.n > RIMMED_UP_TO ? 0.35 : 0.02);
+    gl.uniform1f(strongs.places.faint, Math.min(0.75, faint * Math.pow(Math.max(camera.at.k, 1), 0.25)));
+    gl.uniform3fv(strongs.places.muted, theme.muted);
+    gl.uniform3fv(strongs.places.towards, theme.towards);
+    gl.uniform3fv(strongs.places.away, theme.away);
+    gl.uniform3fv(strongs.places.ground, theme.background);
+    gl.enable(gl.DEPTH_TEST);
+    gl.drawArrays(gl.POINTS, first, few);
+    gl.disable(gl.DEPTH_TEST);
+  }
+
+  drawTests(first, few, camera, theme, ratio) {
+    const { gl, diamonds, points } = this;
+    const { closer } = this.dot(camera, ratio);
+    this.use(diamonds, "diamonds", camera);
+    const { base, crosses, faint } = testGrain(points.nTest, this.plain);
+    gl.uniform1f(diamonds.places.base, base * closer);
+    gl.uniform1f(diamonds.places.crosses, crosses * closer);
+    gl.uniform1f(diamonds.places.line, 1.25 * ratio);
+    gl.uniform1f(diamonds.places.plain, this.plain ? 1 : 0);
+    gl.uniform1f(diamonds.places.faint, faint);
+    gl.uniform3fv(diamonds.places.ink, theme.text);
+    gl.uniform3fv(diamonds.places.soft, mix(theme.background, theme.text, points.nTest > 800 ? 0.78 : 0.85));
+    gl.uniform3fv(diamonds.places.ground, theme.background);
+    gl.drawArrays(gl.POINTS, first, few);
+  }
+
+  /* Puts density and layers on the screen as far as they are drawn. */
+  show(view, theme) {
+    const { gl, layers } = this;
+    gl.viewport(0, 0, gl.canvas.width, gl.canvas.height);
+    gl.clear(gl.COLOR_BUFFER_BIT);
+    gl.enable(gl.BLEND);
+    gl.bindVertexArray(this.arrays.none);
+    gl.activeTexture(gl.TEXTURE0);
+    if (this.density) this.showDensity(view, theme);
+    gl.useProgram(this.sheets.made);
+    for (const name of ["ground", "strong", "tests"]) {
+      for (const [sheet, box, hole] of layers[name].sheets(view)) {
+        gl.bindTexture(gl.TEXTURE_2D, sheet.texture);
+        /* moved pictures need smoothing, one in its place is faster without */
+        sheet.smooth(sheet.view.id !== view.id);
+        gl.uniform1i(this.sheets.places.sheet, 0);
+        gl.uniform4fv(this.sheets.places.box, box);
+        gl.uniform4fv(this.sheets.places.hole, hole);
+        gl.drawArrays(gl.TRIANGLE_STRIP, 0, 4);
+      }
+    }
+    gl.bindVertexArray(null);
+  }
+
+  showDensity({ scale, offset }, theme) {
+    const { gl, shades, density } = this;
+    const clip = density.box.map((value, i) => value * scale[i % 2] + offset[i % 2]);
+    gl.useProgram(shades.made);
+    gl.bindTexture(gl.TEXTURE_2D, this.densitySheet);
+    gl.uniform1i(shades.places.sheet, 0);
+    gl.uniform4fv(shades.places.box, clip);
+    gl.uniform3fv(shades.places.ink, theme.text);
+    gl.uniform1f(shades.places.levels, DENSITY_STEPS);
+    gl.drawArrays(gl.TRIANGLE_STRIP, 0, 4);
   }
 
   /* Waits until the graphics card is done; for measuring only. */

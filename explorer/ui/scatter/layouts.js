@@ -13,8 +13,9 @@ async function layoutPoints(data, signal) {
   const key = layoutKey(data);
   if (keptPoints.has(key)) return keptPoints.get(key);
   const buffer = await load(route(data, `points/${data.layout}.bin`), `the ${LAYOUTS[data.layout]} map`, { signal });
-  const points = decodePoints(buffer, data.n_train, data.n_test);
+  const points = await decodePoints(buffer, data.n_train, data.n_test);
   keptPoints.set(key, points);
-  if (keptPoints.size > KEPT_LAYOUTS) keptPoints.delete(keptPoints.keys().next().value);
+  const room = points.total > LARGE ? 1 : KEPT_LAYOUTS;
+  while (keptPoints.size > room) keptPoints.delete(keptPoints.keys().next().value);
   return points;
 }

@@ -1,7 +1,8 @@
 /* Which predictions are there, and which one do I want explained?
  *
- * The list component: test predictions as the server sorted them, filtered here, walked with the arrow keys. A
- * choice is on the bus at once, so the map recolors now; Python hears of it when the keys rest.
+ * The list component: test predictions, searched, sorted and filtered here, walked with the arrow keys. A choice is on
+ * the bus at once, so the map recolors now; Python hears of it when the keys rest. Which outcomes and classes are shown
+ * is the page's filter, which the bar and the map obey too.
  */
 
 const ROW_PX = { image: 52, table: 46 };
@@ -20,7 +21,7 @@ class QueryList {
     this.box = this.find(".box");
     this.bus = theBus();
     this.data = this.queries = this.channel = null;
-    this.only = "all";
+    this.sort = "worst";
     this.shown = [];
     this.heard = new Heard();
     this.pace = new Paced((pick) => this.component.setTriggerValue("pick", pick));
@@ -31,21 +32,22 @@ class QueryList {
     const { signal } = this.stop;
     const actions = {
       previous: (event) => this.step(-1, event.repeat), next: (event) => this.step(1, event.repeat),
-      retry: () => this.open(), clear: () => this.clear(),
+      pin: () => this.pin(), retry: () => this.open(), clear: () => this.clear(),
     };
     this.root.addEventListener("click", (event) => {
       const button = event.target.closest("button");
       if (button?.dataset.do) actions[button.dataset.do](event);
-      if (button?.dataset.only) this.filter(button.dataset.only);
+      if (button?.dataset.only) this.only({ outcome: button.dataset.only });
     }, { signal });
-    const search = this.find("input");
-    search.addEventListener("input", () => this.filter(), { signal });
-    search.addEventListener("keydown", (event) => {
-      if (event.key !== "Escape" && event.key !== "Enter") return;
-      if (event.key === "Escape") this.clear();
-      this.box.focus();
-    }, { signal });
-    onKeys(signal, { ArrowUp: actions.previous, k: actions.previous, ArrowDown: actions.next, j: actions.next });
+    const input = this.find("input");
+    input.addEventListener("input", () => this.filter(), { signal });
+    input.addEventListener("keydown", (event) => this.searchKey(event), { signal });
+    this.find("select").addEventListener("change", (event) => this.sortBy(event.target.value), { signal });
+    const [previous, next] = [["Previous prediction", actions.previous], ["Next prediction", actions.next]];
+    onKeys(signal, {
+      ArrowUp: previous, k: previous, ArrowDown: next, j: next,
+      p: ["Pin this prediction as A of a comparison, or unpin it", actions.pin],
+    }, "Predictions");
     this.box.addEventListener("scroll", () => {
       this.scrolling ??= requestAnimationFrame(() => {
         this.scrolling = undefined;
@@ -68,12 +70,16 @@ class QueryList {
     if (before?.run !== data.run) {
       this.unsubscribe?.();
       this.channel = this.bus.channel(data.run);
-      this.unsubscribe = this.channel.subscribe((state, changed, source) => {
-        if (changed.includes("query")) this.follow(source === "list" ? "edge" : "center");
-      });
+      this.unsubscribe = this.channel.subscribe((state, changed, source) => this.follows(changed, source));
     }
-    this.channel.fromPython(data.query, data.target, data.revision);
+    this.channel.fromPython(data.query, data.target, data.revision, data.view);
     if (["run", "token", "base", "version"].some((name) => before?.[name] !== data[name])) this.open();
+  }
+
+  follows(changed, source) {
+    if (changed.includes("filter") && !sameChoice(this.chosen, this.choices)) this.filter();
+    else if (changed.includes("query")) this.follow(source === "list" ? "edge" : "center");
+    if (["query", "target", "pinned"].some((name) => changed.includes(name))) this.showPin();
   }
 
   retheme() {
@@ -99,56 +105,93 @@ class QueryList {
 
   take(queries) {
     const { data } = this;
-    queries.at = new Map(queries.rows.map((row, i) => [row, i]));
-    queries.text = queries.rows.map((row, i) =>
-      `${queries.ids[i]}\n${queries.labels[i]}\n${queries.predictions[i]}`.toLowerCase());
-    this.queries = queries;
+    this.queries = prepare(queries);
     this.rows?.dispose();
     this.find(".all").replaceChildren();
     const picture = queries.kind === "image" ? (row) => route(data, `thumb/test/${row}.png`) : null;
     this.rows = new RowsView(this.box, { picture, chosen: (row) => this.choose(row) });
-    this.find(".segments").hidden = queries.task === "regression";
+    const regression = queries.task === "regression";
+    this.find(".segments").hidden = regression;
+    for (const option of this.find("select").options) option.hidden = regression && !SORTS_OF_REGRESSION.includes(option.value);
     const wrong = queries.wrong.reduce((sum, one) => sum + (one ? 1 : 0), 0);
     const counts = { all: queries.rows.length, wrong, right: queries.rows.length - wrong };
     for (const button of this.root.querySelectorAll("[data-only]")) {
       button.textContent = `${{ all: "All", wrong: "Wrong", right: "Right" }[button.dataset.only]} ${count(counts[button.dataset.only])}`;
     }
     this.channel.publish({ queries }, "list");
-    this.filter();
+    this.sortBy(this.sort);
+    this.showPin();
   }
 
   /* ---- what is shown ---- */
 
-  filter(only = this.only) {
-    this.only = only;
+  /* What the page's filter says that concerns predictions. */
+  get choices() {
+    const { outcome, classes } = this.channel.state.filter;
+    return this.queries?.task === "regression" ? { outcome: "all", classes: null } : { outcome, classes };
+  }
+
+  only(change) {
+    this.channel.publish({ filter: { ...this.channel.state.filter, ...change } }, "list");
+  }
+
+  sortBy(sort) {
+    this.sort = sort;
+    this.order = sorted(this.queries, sort);
+    this.rank = new Uint32Array(this.order.length);
+    this.order.forEach((i, rank) => { this.rank[i] = rank; });
+    this.box.setAttribute("aria-label", `Test predictions, ${SORTS[sort]}`);
+    this.filter();
+  }
+
+  filter() {
+    this.chosen = this.choices;
+    const { outcome, classes } = this.chosen;
     for (const button of this.root.querySelectorAll("[data-only]")) {
-      button.setAttribute("aria-pressed", String(button.dataset.only === only));
+      button.setAttribute("aria-pressed", String(button.dataset.only === outcome));
     }
     if (!this.queries) return;
-    const { rows, wrong, text } = this.queries;
+    const { rows, wrong, labels, kind } = this.queries;
+    const names = classes && new Set(classes.map((one) => this.data.classes[one]));
+    const fits = (i) => (outcome === "all" || Boolean(wrong[i]) === (outcome === "wrong")) && (!names || names.has(labels[i]));
     const asked = this.find("input").value.trim().toLowerCase();
-    this.shown = [];
-    for (let i = 0; i < rows.length; i++) {
-      if (only !== "all" && Boolean(wrong[i]) !== (only === "wrong")) continue;
-      if (!asked || text[i].includes(asked)) this.shown.push(i);
-    }
+    this.shown = search(this.queries, this.order, asked, fits);
+    this.place = new Int32Array(rows.length).fill(-1);
+    this.shown.forEach((i, position) => { this.place[i] = position; });
     this.channel.publish({ order: this.shown.map((i) => rows[i]) }, "list");
     this.find("[data-show=shown]").textContent = `${count(this.shown.length)} of ${count(rows.length)}`;
     if (!rows.length) this.say("This run has no test predictions to explain.");
     else if (!this.shown.length) this.say(this.nothingFound(asked), "clear");
     else this.say(null);
-    this.rows.show(this.shown, (i) => this.facts(i), ROW_PX[this.queries.kind] ?? ROW_PX.table);
+    this.rows.show(this.shown, (i) => this.facts(i), ROW_PX[kind] ?? ROW_PX.table);
     this.follow("center");
   }
 
   nothingFound(asked) {
-    const kind = { all: "", wrong: "wrong ", right: "right " }[this.only];
-    return asked ? `No ${kind}prediction has “${asked}” in its id, label or answer.` : `There are no ${kind}predictions.`;
+    const { outcome, classes } = this.chosen;
+    const kind = { all: "", wrong: "wrong ", right: "right " }[outcome];
+    const where = classes ? " of the classes shown" : "";
+    return asked ? `No ${kind}prediction${where} has “${asked}” in its id, label or answer.` : `There are no ${kind}predictions${where}.`;
+  }
+
+  /* Enter chooses what was named outright (an id, #row), or the only one found. */
+  searchKey(event) {
+    if (event.key !== "Escape" && event.key !== "Enter") return;
+    const input = this.find("input");
+    const first = this.shown[0];
+    if (event.key === "Escape") {
+      input.value = "";
+      this.filter();
+    } else if (this.shown.length === 1 || (this.shown.length && named(this.queries, input.value.trim().toLowerCase()) === first)) {
+      this.choose(this.queries.rows[first]);
+    }
+    this.box.focus();
   }
 
   clear() {
     this.find("input").value = "";
-    this.filter("all");
+    this.only({ outcome: "all", classes: null });
+    this.filter();
     this.box.focus();
   }
 
@@ -180,12 +223,11 @@ class QueryList {
   /* Where the selected row is among the shown ones, or -1. */
   get position() {
     const i = this.queries?.at.get(this.channel.state.query);
-    return i === undefined ? -1 : this.shown.indexOf(i);
+    return i === undefined ? -1 : this.place[i];
   }
 
   follow(reveal) {
-    const { position } = this;
-    this.rows?.select(position, reveal);
+    this.rows?.select(this.position, reveal);
     this.find("[data-do=previous]").disabled = !this.next(-1);
     this.find("[data-do=next]").disabled = !this.next(1);
   }
@@ -193,10 +235,12 @@ class QueryList {
   /* The neighbor of the selected row in the shown order, even if a filter hides the selected one itself. */
   next(step) {
     if (!this.shown.length) return null;
-    const at = this.queries.at.get(this.channel.state.query) ?? -1;
-    const after = this.shown.findIndex((i) => i > at);
-    const before = (after < 0 ? this.shown.length : after) - (this.position >= 0 ? 2 : 1);
-    const i = this.shown[step > 0 ? (after < 0 ? this.shown.length : after) : before];
+    const { position, rank } = this;
+    const selected = this.queries.at.get(this.channel.state.query);
+    let after = position + 1;
+    if (position < 0) after = selected === undefined ? 0 : this.shown.findIndex((i) => rank[i] > rank[selected]);
+    if (after < 0) after = this.shown.length;
+    const i = this.shown[step > 0 ? after : (position < 0 ? after : position) - 1];
     return i === undefined ? null : { row: this.queries.rows[i] };
   }
 
@@ -213,6 +257,28 @@ class QueryList {
     this.channel.sent(pick.query, pick.target);
     this.heard.expect(this.data, queryFacts(this.queries, query)?.id, pick.target);
     this.pace.push(pick, held);
+  }
+
+  /* ---- A of a comparison ---- */
+
+  get current() {
+    const { query, target } = this.channel.state;
+    return { query, target: coincide(this.queries?.task, this.queries, null, query) ? "label" : target };
+  }
+
+  pin() {
+    if (!queryFacts(this.queries, this.channel.state.query)) return;
+    this.channel.publish({ pinned: sameChoice(this.channel.state.pinned, this.current) ? null : this.current }, "list");
+  }
+
+  showPin() {
+    const { pinned, query } = this.channel.state;
+    const here = sameChoice(pinned, this.current);
+    const button = this.find("[data-do=pin]");
+    button.disabled = !queryFacts(this.queries, query);
+    button.setAttribute("aria-pressed", String(here));
+    button.title = here ? "This prediction is A of the comparison: let it go" : "Keep this prediction as A and compare it with the next ones";
+    this.rows?.pin(pinned?.query ?? -1);
   }
 
   dispose() {

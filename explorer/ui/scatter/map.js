@@ -1,16 +1,13 @@
 /* Where do the examples that moved this prediction lie?
  *
- * The map component: fetches the points once per layout and a row of influence per query, draws them, and says what
- * was picked. A click changes the picture here and now; Python hears of it and answers elsewhere on the page.
- * Nothing but the user's own hand moves the camera.
+ * The map component: fetches the points once per layout, and joins what is explained (explained.js), what draws it
+ * (picture.js, seen.js), what the hand does (hand.js) and what the page says (bus.js). A click changes the picture here
+ * and now; Python hears of it and answers elsewhere on the page. Nothing but the user's own hand, or a link, moves the camera.
  */
 
-const HOVER_PX = 12;
-const TEST_WINS_PX = 8;
-const PICK_PX = 14;
-const SLOW_MS = 150;
-const AHEAD = 3;
-const GLIDE_MS = 180;
+/* A map that is here sooner needs no word. */
+const LOADING_AFTER_MS = 150;
+const COUNT_AFTER_MS = 120;
 
 class InfluenceMap {
   constructor({ parentElement }) {
@@ -18,23 +15,22 @@ class InfluenceMap {
     this.face = new Face(this.root);
     this.stop = new AbortController();
     this.bus = theBus();
-    this.data = this.points = this.row = this.rows = this.channel = null;
-    this.hovered = this.inspected = -1;
+    this.data = this.points = this.channel = this.explained = null;
     this.numbered = [];
     this.heard = new Heard();
-    this.pace = new Paced((pick) => this.send("pick", pick));
     this.probe = this.makeProbe();
     try {
       this.picture = new Picture(this.root, {
         scene: () => this.scene(), measure: () => this.bus.measure,
-        drawn: (scene, dirty, recolored) => this.drawn(scene, dirty, recolored),
+        drawn: (about) => this.drawn(about), themed: (theme) => this.themed(theme),
       });
     } catch (error) {
       this.picture = null;
       if (error.message !== "no WebGL2") console.warn(error.message);
       return;
     }
-    this.camera = this.picture.camera;
+    this.seen = new Seen(this.picture, (counts) => this.counted(counts));
+    this.hand = new Hand(this.picture, this, this.stop.signal);
     this.listen();
   }
 
@@ -47,33 +43,37 @@ class InfluenceMap {
       this.face.cover("The browser took the graphics card away from the map. It comes back by itself in a moment.");
     });
     on("webglcontextrestored", () => {
-      this.picture.gl.build();
       this.face.cover(null);
-      this.picture.redraw();
+      this.picture.restored();
     });
-    gestures(canvas, signal, {
-      pan: (dx, dy) => this.move(() => this.camera.pan(dx, dy)),
-      zoom: (factor, x, y) => this.move(() => this.camera.zoom(factor, x, y)),
-      click: (x, y) => this.click(x, y),
-      hover: (x, y) => this.hover(x, y),
-    });
+    const { hand } = this;
+    const { camera } = this.picture;
     const actions = {
-      home: () => this.goTo(HOME),
+      home: () => hand.goTo(HOME),
       frame: () => this.frameQuery(),
-      in: () => this.move(() => this.camera.zoom(1.5)),
-      out: () => this.move(() => this.camera.zoom(1 / 1.5)),
+      in: () => hand.move(() => camera.zoom(1.5)),
+      out: () => hand.move(() => camera.zoom(1 / 1.5)),
+      density: () => this.toggleDensity(),
+      unselect: () => this.selected(null),
+      png: () => this.save(),
       retry: () => this.face.retry?.(),
-      again: () => this.loadRow(),
+      again: () => this.explained.load(),
     };
     this.root.addEventListener("click", (event) => {
-      const button = event.target.closest("button");
-      if (button?.dataset.do) actions[button.dataset.do]();
-      if (button?.dataset.target) this.explain(button.dataset.target);
+      const { do: action, target, tool } = event.target.closest("button")?.dataset ?? {};
+      if (action) actions[action]();
+      if (target) this.explained.explain(target);
+      if (tool) hand.take(tool);
     }, { signal });
     onKeys(signal, {
-      0: actions.home, f: actions.frame, "+": actions.in, "=": actions.in, "-": actions.out,
-      t: () => this.explain(this.target === "label" ? "prediction" : "label"),
-    });
+      0: ["show the whole map", actions.home], f: ["show this prediction and its numbered examples", actions.frame],
+      "+": ["zoom in", actions.in], "=": ["zoom in", actions.in], "-": ["zoom out", actions.out],
+      l: ["lasso: draw around points", () => hand.take("lasso")], b: ["box: select a rectangle", () => hand.take("box")],
+      Escape: ["let go of the selection", () => hand.letGo() || this.selected(null)],
+      d: ["shade where points are crowded", actions.density],
+      t: ["explain the other answer", () => this.explained.explain(this.explained.target === "label" ? "prediction" : "label")],
+    }, "Map");
+    window.addEventListener("popstate", () => this.comeBack(), { signal });
     this.picture.listen(signal);
   }
 
@@ -89,9 +89,9 @@ class InfluenceMap {
     const sameRun = before && ["run", "token", "base", "n_train", "n_test"].every((name) => before[name] === data[name]);
     if (!sameRun) this.openRun();
     if (!sameRun || before.layout !== data.layout) this.openLayout();
-    this.channel.fromPython(data.query, data.target, data.revision);
+    this.channel.fromPython(data.query, data.target, data.revision, data.view ?? {});
     this.picture.retheme();
-    return sameRun ? undefined : this.selected();
+    return sameRun ? undefined : this.explained.asked();
   }
 
   withoutWebGL() {
@@ -103,26 +103,37 @@ class InfluenceMap {
 
   openRun() {
     this.leaveRun();
-    this.rows = new InfluenceRows(this.data);
-    this.row = this.wanted = this.points = null;
+    this.points = this.place = null;
+    this.numbered = [];
     this.channel = this.bus.channel(this.data.run);
     this.channel.view = this.probe;
-    this.unsubscribe = this.channel.subscribe((state, changed) => {
-      if (changed.includes("query") || changed.includes("target")) this.selected();
-      else if (changed.includes("queries")) this.learned();
+    this.explained = new Explained(this.data, this.channel, this.heard, (name, value) => this.send(name, value), {
+      row: (row) => this.showRow(row),
+      target: () => this.showTarget(),
+      note: (text, button) => this.face.note(text, button),
     });
+    this.unsubscribe = this.channel.subscribe((state, changed) => this.hear(state, changed));
+  }
+
+  hear(state, changed) {
+    const any = (...names) => names.some((name) => changed.includes(name));
+    if (any("filter", "color", "selection")) this.look();
+    if (any("inspected", "pointed")) this.picture.redraw(false);
+    if (any("query", "target")) this.explained.asked();
+    else if (any("queries")) this.explained.learned();
   }
 
   leaveRun() {
+    this.link?.cancel();
     this.unsubscribe?.();
-    this.rows?.keepOnly([]);
+    this.explained?.dispose();
     if (this.channel?.view === this.probe) this.channel.view = null;
   }
 
   async openLayout() {
     const { data } = this;
     const key = layoutKey(data);
-    const slow = setTimeout(() => this.face.cover("Loading the map …"), SLOW_MS);
+    const slow = setTimeout(() => this.face.cover("Loading the map …"), LOADING_AFTER_MS);
     let points;
     try {
       points = await layoutPoints(data, this.stop.signal);
@@ -134,235 +145,203 @@ class InfluenceMap {
     }
     if (!this.wantsLayout(key)) return;
     this.face.cover(null);
-    this.stopGlide?.();
+    const first = this.place === null;
     this.points = points;
     this.place = key;
-    this.hovered = this.inspected = -1;
+    this.link?.cancel();
+    this.link = new CameraLink(data);
+    this.hand.reset();
     this.face.card(null);
-    this.picture.open(points, this.bus.cameras.get(key));
+    this.picture.open(points, this.bus.cameras.get(key) ?? (first ? this.link.read() : null));
+    if (!first) this.link.write(this.picture.camera.at);
+    this.look({ points, layout: data.layout, row: this.row });
+    this.face.density(this.seen.wantsDensity);
     this.probe.ready = performance.now();
-    this.learned();
-    if (this.row && this.shown === this.wanted) this.apply(this.row);
+    this.explained.open(points);
+  }
+
+  /* The address changed by the back button: it says where one was looking. */
+  comeBack() {
+    if (!this.points || !this.link.ours) return;
+    this.link.cancel();
+    this.hand.move(() => this.picture.camera.set(this.link.read() ?? HOME));
+    this.link.cancel();
   }
 
   wantsLayout(key) {
     return layoutKey(this.data) === key && !this.stop.signal.aborted;
   }
 
-  /* ---- the selection ---- */
+  /* ---- what is explained (see explained.js) ---- */
 
-  get query() { return this.channel?.state.query ?? null; }
+  get query() { return this.explained?.query ?? null; }
 
-  same(query) {
-    return coincide(this.data.task, this.channel.state.queries, this.points, query);
-  }
+  get row() { return this.explained.row; }
 
-  targetOf(query) {
-    return this.same(query) ? "label" : this.channel.state.target;
-  }
-
-  get target() { return this.targetOf(this.query); }
-
-  known(query) {
-    return Number.isInteger(query) && query >= 0 && query < this.data.n_test;
-  }
-
-  /* The ring moves at once; the colors follow when the row is here. */
-  selected() {
-    this.inspected = -1;
-    this.showTarget();
-    this.picture.redraw(false);
-    const needsPoints = this.channel.state.target === "prediction" && !this.points;
-    if (this.known(this.query) && !needsPoints) this.loadRow();
-    else this.face.note(this.query === null || needsPoints ? null : `There is no test row ${this.query} in this run.`);
-  }
-
-  /* Points or predictions came, and with them whether label and answer differ here. */
-  learned() {
-    this.showTarget();
-    this.describe();
-    if (this.query === null) return;
-    if (!this.known(this.query) || this.rows.key(this.query, this.target) !== this.wanted) this.selected();
-  }
-
-  loadRow() {
-    const { query, target, rows } = this;
-    const key = rows.key(query, target);
-    this.wanted = key;
-    clearTimeout(this.slow);
-    rows.keepOnly([key, ...this.ahead().map((next) => rows.key(...next))]);
-    const row = rows.peek(query, target);
-    if (row) return this.apply(row);
-    this.slow = setTimeout(() => {
-      this.mute();
-      this.face.note("Loading the influence on this prediction …");
-    }, SLOW_MS);
-    return rows.get(query, target).then(
-      (come) => this.wanted === key && !this.stop.signal.aborted && this.apply(come),
-      (error) => this.wanted === key && error.name !== "AbortError" && this.missing(error));
-  }
-
-  missing(error) {
-    clearTimeout(this.slow);
-    this.mute();
-    if (error.status === 404) this.face.note("Not computed yet: the influence on this prediction.", "Check again");
-    else this.face.note(error.message, "Retry");
-    this.describe();
-  }
-
-  mute() {
-    this.row = null;
-    this.shown = null;
-    this.numbered = [];
-    if (this.points) this.picture.color(null);
-    this.face.legend(this.row);
-  }
-
-  apply(row) {
-    clearTimeout(this.slow);
-    this.row = row;
-    this.shown = this.wanted;
-    if (!this.points) return;
-    this.face.note(null);
+  showRow(row) {
     this.numbered = numberedOf(row);
-    this.picture.color(row.values);
-    this.face.legend(this.row);
+    this.face.legend.row(row);
+    this.look({ row });
+    this.channel.publish({ row }, "map");
     this.describe();
-    clearTimeout(this.idle);
-    this.idle = setTimeout(() => {
-      for (const [query, target] of this.ahead()) this.rows.prefetch(query, target);
-    }, 30);
   }
 
-  /* [query, target] of what the user will likely ask next. */
-  ahead() {
-    const few = Math.min(AHEAD, this.rows.room - 1);
-    return upcoming(this.channel.state, few, this.data.n_test).map((query) => [query, this.targetOf(query)]);
-  }
-
-  pick(query, target) {
-    this.channel.publish({ query, target }, "map");
-    const pick = { query, target: this.target };
-    this.channel.sent(pick.query, pick.target);
-    this.heard.expect(this.data, queryFacts(this.channel.state.queries, query)?.id, pick.target);
-    this.pace.push(pick);
-  }
-
-  explain(target) {
-    if (this.query === null || this.same(this.query) || target === this.target) return;
-    this.pick(this.query, target);
+  showTarget() {
+    const { known, query, target } = this.explained;
+    this.face.target(known, known ? target : "label", known && this.explained.same(query));
+    this.picture.redraw(false);
+    this.describe();
   }
 
   send(name, value) {
     this.component.setTriggerValue(name, value);
   }
 
-  /* ---- the hand ---- */
+  /* ---- the hand (see hand.js) ---- */
 
-  /* Point index near CSS px (x, y), or -1. */
-  near(x, y, radius, from, to) {
-    if (!this.points) return -1;
-    return nearest(this.points, ...this.camera.toMap(x, y), radius / this.camera.scale, from, to);
+  get shown() { return this.seen.shown; }
+
+  click(i) {
+    if (i >= this.points.nTrain) return this.explained.pick(i - this.points.nTrain, this.channel.state.target);
+    this.channel.publish({ inspected: i }, "map");
+    return this.send("inspect", { row: i });
   }
 
-  click(x, y) {
-    const { points } = this;
-    if (!points) return;
-    const test = this.near(x, y, TEST_WINS_PX, points.nTrain, points.total);
-    const i = test >= 0 ? test : this.near(x, y, PICK_PX);
-    if (i < 0) return;
-    if (i >= points.nTrain) this.pick(i - points.nTrain, this.channel.state.target);
-    else {
-      this.inspected = i;
-      this.picture.redraw(false);
-      this.send("inspect", { row: i });
-    }
-  }
-
-  hover(x, y) {
-    this.pointer = x === null ? null : [x, y];
-    this.hoverFrame ??= requestAnimationFrame(() => {
-      this.hoverFrame = undefined;
-      const i = this.pointer ? this.near(...this.pointer, HOVER_PX) : -1;
-      if (i === this.hovered) return;
-      this.hovered = i;
-      this.picture.canvas.toggleAttribute("data-over", i >= 0);
-      this.showCard(i);
-      this.picture.redraw(false);
-    });
-  }
-
-  move(change) {
-    this.stopGlide?.();
-    change();
-    this.moved();
+  hover(i) {
+    const { data, points, row } = this;
+    if (i < 0) return this.face.card(null);
+    const isTrain = i < points.nTrain;
+    const own = isTrain ? i : i - points.nTrain;
+    const lines = isTrain ? trainLines(data, points, row, own) : testLines(data, points, this.channel.state.queries, own);
+    const picture = data.pictures ? route(data, `thumb/${isTrain ? "train" : "test"}/${own}.png`) : null;
+    const { camera } = this.picture;
+    return this.face.card(lines, camera.toScreen(points.at[2 * i], points.at[2 * i + 1]), camera, picture);
   }
 
   moved() {
-    this.bus.cameras.set(this.place, { ...this.camera.at });
-    if (this.hovered >= 0) {
-      this.hovered = -1;
-      this.face.card(null);
-    }
-    this.picture.redraw();
+    if (!this.place) return;
+    const camera = { ...this.picture.camera.at };
+    this.bus.cameras.set(this.place, camera);
+    this.link.write(camera);
   }
 
-  goTo(goal) {
-    this.stopGlide?.();
-    const still = matchMedia("(prefers-reduced-motion: reduce)").matches || (this.points?.total ?? 0) > 200_000;
-    this.stopGlide = glide(this.camera, goal, still ? 0 : GLIDE_MS, () => this.moved());
+  took(tool) {
+    this.face.tool(tool);
+  }
+
+  /* A polygon in map units, or null for none. */
+  selected(polygon) {
+    this.channel.publish({ selection: polygon && { layout: this.data.layout, polygon } }, "map");
   }
 
   frameQuery() {
-    if (!this.points || !this.known(this.query)) return;
-    const shown = [this.points.nTrain + this.query, ...this.numbered.map((mark) => mark.row)];
-    const { at } = this.points;
-    this.goTo(this.camera.framing(shown.map((i) => [at[2 * i], at[2 * i + 1]])));
+    if (!this.points || !this.explained.known) return;
+    this.hand.frameOn([this.points.nTrain + this.query, ...this.numbered.map((mark) => mark.row)]);
+  }
+
+  toggleDensity() {
+    this.seen.wantDensity(!this.seen.wantsDensity);
+    this.face.density(this.seen.wantsDensity);
   }
 
   /* ---- the picture ---- */
 
-  scene() {
-    const { points, inspected, hovered, numbered } = this;
-    const query = points && this.known(this.query) ? points.nTrain + this.query : -1;
-    return { points, query, inspected, hovered, numbered };
+  /* Shows the points as the page wants them now. */
+  look(change = {}) {
+    const { filter, color, selection } = this.channel.state;
+    const mode = this.seen.now.color;
+    this.seen.update({ filter, color, selection, ...change });
+    if (change.points || mode !== this.seen.now.color) this.explainColors();
+    this.picture.redraw(false);
   }
 
-  drawn({ points, numbered }, dirty, recolored) {
-    const { probe } = this;
-    probe.drawn = points ? { train: points.nTrain, test: points.nTest, numbered: numbered.length, query: this.query } : null;
-    probe.lastRing = performance.now();
-    if (recolored && points) probe.lastDraw = probe.lastRing;
-    if (!dirty) return;
-    clearTimeout(this.counting);
-    this.counting = setTimeout(() => this.showCounts(), 120);
+  scene() {
+    const { points, numbered, channel } = this;
+    const { inspected, pointed, selection } = channel?.state ?? {};
+    const fits = (i, size) => (Number.isInteger(i) && i >= 0 && points && i < size ? i : -1);
+    return {
+      points, numbered: points ? numbered.filter((mark) => this.shown?.[mark.row]) : [], hovered: this.hand?.hovered ?? -1,
+      query: points && this.explained.known ? points.nTrain + this.query : -1,
+      inspected: fits(inspected, points?.nTrain), pointed: fits(pointed, points?.total),
+      drawing: this.hand?.drawing.corners ?? null,
+      selection: selection?.layout === this.data?.layout ? selection?.polygon : null,
+    };
+  }
+
+  drawn({ scene, dirty, overlay, recolored, whole }) {
+    const { probe, points } = this;
+    const { ground, tests } = this.picture.gl.layers;
+    probe.drawn = points ? { train: ground.done, test: tests.done, numbered: scene.numbered.length, query: this.query } : null;
+    const now = performance.now();
+    if (overlay) probe.lastRing = now;
+    if (recolored && points) probe.lastDraw = now;
+    if (whole && dirty) probe.lastWhole = now;
+    if (dirty) this.countSoon();
+  }
+
+  themed(theme) {
+    this.seen?.retheme(theme);
+    if (this.points) this.explainColors();
   }
 
   /* ---- the words ---- */
 
-  showTarget() {
-    const any = this.known(this.query);
-    this.face.target(any, any ? this.target : "label", any && this.same(this.query));
+  explainColors() {
+    const { color } = this.seen.now;
+    this.face.legend.colors(color, color === "influence" ? null : colorKey(this.data, this.points, color, this.picture.theme));
   }
 
-  showCard(i) {
-    const { data, points, row, camera } = this;
-    if (i < 0) return this.face.card(null);
-    const lines = i < points.nTrain ? trainLines(data, points, row, i)
-      : testLines(data, points, this.channel.state.queries, i - points.nTrain);
-    return this.face.card(lines, camera.toScreen(points.at[2 * i], points.at[2 * i + 1]), camera);
+  counted(counts) {
+    this.channel.publish({ counts }, "map");
+    const selected = counts.selectedTrain + counts.selectedTest;
+    this.face.selected(counts.selected ? `${count(selected)} selected` : null);
+    this.countedFrom = null;
+    this.countSoon();
+  }
+
+  /* A moment after the camera came to rest, and while points are still being drawn. */
+  countSoon() {
+    clearTimeout(this.counting);
+    this.counting = setTimeout(() => this.showCounts(), COUNT_AFTER_MS);
   }
 
   showCounts() {
-    const { points, camera } = this;
-    if (!points) return;
-    this.probe.inView = countWithin(points, camera.toMap(0, camera.height), camera.toMap(camera.width, 0));
-    this.face.counts(this.probe.inView, points.total);
+    const { points, picture, probe, seen } = this;
+    if (!points || !seen.counts) return;
+    const { camera } = picture;
+    const place = picture.view().id;
+    if (place !== this.countedFrom) probe.inView = countWithin(points, seen.shown, camera.toMap(0, camera.height), camera.toMap(camera.width, 0));
+    this.countedFrom = place;
+    this.face.legend.counts(countLine(seen.counts, probe.inView, picture.share));
+  }
+
+  /* The map as a PNG that says what it shows. */
+  async png() {
+    if (!this.points) throw new Error("The map is not loaded yet. Try again in a moment.");
+    await this.picture.whole();
+    const { data, seen, row } = this;
+    const facts = queryFacts(this.channel.state.queries, this.query);
+    const about = this.explained.known ? summary(data, this.points, this.channel.state.queries, this.query, this.explained.target, row) : "";
+    const mode = seen.now.color;
+    const lines = [
+      `Run ${data.run}, ${LAYOUTS[data.layout]} map. ${facts ? "" : `Test row ${this.query}. `}${about}`,
+      `Color: ${COLOR_NAMES[mode]}${mode === "influence" && data.unit ? ` in ${data.unit}` : ""}. ${countLine(seen.counts, null, 1)}.`,
+    ];
+    return pictureOf(this.picture, lines, swatches(data, this.points, mode, this.picture.theme));
+  }
+
+  async save() {
+    const id = queryFacts(this.channel.state.queries, this.query)?.id ?? this.query;
+    try {
+      download(await this.png(), `${this.data.run}-${id}-map.png`);
+    } catch (error) {
+      this.face.note(error.message);
+    }
   }
 
   describe() {
-    if (!this.points || !this.known(this.query)) return;
-    const about = summary(this.data, this.points, this.channel.state.queries, this.query, this.target, this.row);
+    if (!this.points || !this.explained.known) return;
+    const about = summary(this.data, this.points, this.channel.state.queries, this.query, this.explained.target, this.row);
     this.picture.canvas.setAttribute("aria-label", mapName(this.data, this.points, about));
     this.face.say(about);
   }
@@ -371,21 +350,22 @@ class InfluenceMap {
   makeProbe() {
     const map = this;
     return {
-      lastDraw: 0, lastRing: 0, ready: 0, drawn: null, inView: 0,
-      get camera() { return { ...map.camera.at }; },
-      get shown() { return map.shown ?? null; },
+      lastDraw: 0, lastRing: 0, lastWhole: 0, ready: 0, drawn: null, inView: 0,
+      get camera() { return { ...map.picture.camera.at }; },
+      get shown() { return map.explained?.shown ?? null; },
       /* Page px of a point: training row i, or n_train + test row. */
       screenOf: (i) => map.picture.pagePlace(map.points, i),
+      /* What is shown, as a PNG Blob. */
+      png: () => map.png(),
     };
   }
 
   dispose() {
     this.stop.abort();
-    this.pace.cancel();
     this.heard.cancel();
-    this.stopGlide?.();
-    cancelAnimationFrame(this.hoverFrame);
-    for (const timer of [this.slow, this.idle, this.counting]) clearTimeout(timer);
+    this.hand?.dispose();
+    this.seen?.dispose();
+    clearTimeout(this.counting);
     this.leaveRun();
     this.face.dispose();
     this.picture?.dispose();

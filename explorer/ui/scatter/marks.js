@@ -1,4 +1,4 @@
-/* What is drawn on top of the points: the ring, the numbered examples, the inspected one?
+/* What is drawn on top of the points: the ring, the numbered examples, the inspected one, what was lassoed?
  *
  * A 2D canvas over the WebGL one. Towards is a triangle up, away a triangle down; the number is that of the tile in
  * the gallery. Redrawn on every camera move, so it stays small: twenty marks and their labels.
@@ -21,7 +21,7 @@ class Marks {
     this.context = canvas.getContext("2d");
   }
 
-  /* `scene`: { points, query (point index or -1), inspected, hovered, numbered } */
+  /* `scene`: { points, query (point index or -1), inspected, hovered, pointed, numbered, drawing, selection ([u, v] corners) } */
   draw(camera, theme, ratio, scene) {
     const { context } = this;
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
@@ -29,7 +29,10 @@ class Marks {
     const { points } = scene;
     if (!points) return;
     const place = (i) => camera.toScreen(points.at[2 * i], points.at[2 * i + 1]);
+    if (scene.selection) this.outline(scene.selection.map(([u, v]) => camera.toScreen(u, v)), theme, 0.55);
+    if (scene.drawing) this.outline(scene.drawing.map(([u, v]) => camera.toScreen(u, v)), theme, 1);
     if (scene.hovered >= 0) this.halo(place(scene.hovered), theme);
+    if (scene.pointed >= 0) this.spot(place(scene.pointed), theme);
     const marks = scene.numbered.map((mark) => ({ ...mark, at: place(mark.row) }));
     this.leaders(this.label(marks, scene.query >= 0 ? place(scene.query) : null, theme), theme);
     for (const mark of marks) this.triangle(mark, theme);
@@ -63,6 +66,35 @@ class Marks {
     const path = new Path2D();
     path.arc(x, y, 7.5, 0, FULL_TURN);
     this.stroke(path, theme, mix(theme.background, theme.text, 0.65), 1.4);
+  }
+
+  /* A point that something elsewhere on the page points at. */
+  spot([x, y], theme) {
+    const path = new Path2D();
+    for (const radius of [9, 14]) {
+      path.moveTo(x + radius, y);
+      path.arc(x, y, radius, 0, FULL_TURN);
+    }
+    this.stroke(path, theme, theme.text, 1.6);
+  }
+
+  /* What was drawn by hand, closed; `strength` 1 while it is drawn, less afterwards. */
+  outline(corners, theme, strength) {
+    const { context } = this;
+    const path = new Path2D();
+    corners.forEach((corner) => path.lineTo(...corner));
+    path.closePath();
+    context.lineJoin = "round";
+    context.globalAlpha = strength;
+    context.lineWidth = 1.4;
+    context.strokeStyle = css(theme.text);
+    context.setLineDash([5, 4]);
+    context.stroke(path);
+    context.setLineDash([]);
+    context.globalAlpha = 0.05 * strength;
+    context.fillStyle = css(theme.text);
+    context.fill(path, "evenodd");
+    context.globalAlpha = 1;
   }
 
   brackets([x, y], theme) {

@@ -15,7 +15,7 @@ class RowsView {
     this.chosen = chosen;
     this.elements = new Map();
     this.items = [];
-    this.selected = -1;
+    this.selected = this.pinned = -1;
     this.height = 52;
   }
 
@@ -35,6 +35,12 @@ class RowsView {
   select(position, follow) {
     this.selected = position;
     if (follow && position >= 0) this.reveal(position, follow === "center");
+    this.render();
+  }
+
+  /* `row`: the test row that carries the badge A, or -1. */
+  pin(row) {
+    this.pinned = row;
     this.render();
   }
 
@@ -58,7 +64,9 @@ class RowsView {
     }
     for (let position = first; position < last; position++) {
       if (!elements.has(position)) elements.set(position, this.make(position));
-      elements.get(position).setAttribute("aria-selected", String(position === this.selected));
+      const element = elements.get(position);
+      element.setAttribute("aria-selected", String(position === this.selected));
+      element.querySelector(".pinned").hidden = element.id !== `row-${this.pinned}`;
     }
     const active = elements.get(this.selected);
     if (active) box.setAttribute("aria-activedescendant", active.id);
@@ -89,6 +97,7 @@ class RowsView {
     }
     const what = part("div", "what", "");
     const says = part("div", "says", "", what);
+    Object.assign(part("b", "pinned", "A", says), { title: "Pinned: A of the comparison", hidden: true });
     if (facts.verdict) part("span", "verdict", facts.verdict, says);
     says.append(facts.says);
     part("div", "id", facts.id, what);

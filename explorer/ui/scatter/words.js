@@ -20,8 +20,8 @@ function testLines(data, points, queries, query) {
     const label = data.task === "regression" ? number(facts.label) : facts.label;
     lines.push(`says ${said}, labeled ${label}${verdict}`);
   } else {
-    const label = className(data, points.classes[i]);
-    if (label !== null) lines.push(`labeled ${label}`);
+    const label = className(data, points.classes[i]), said = className(data, points.predictions[i]);
+    if (label !== null) lines.push(said === null ? `labeled ${label}` : `says ${said}, labeled ${label}`);
     if (data.task === "classification") lines.push(points.marks[i] & WRONG ? "✗ predicted wrongly" : "✓ predicted rightly");
   }
   if (points.marks[i] & PLANTED) lines.push("planted fault");
@@ -40,6 +40,8 @@ function trainLines(data, points, row, train) {
   const lines = [`Training row ${train}`];
   const label = className(data, points.classes[train]);
   if (label !== null) lines.push(`labeled ${label}`);
+  const said = className(data, points.predictions[train]);
+  if (said !== null && label !== null) lines[1] = `says ${said}, labeled ${label}${points.marks[train] & WRONG ? " ✗" : " ✓"}`;
   if (row) lines.push(influenceLine(data, row, train));
   const rank = row ? [[row.towards.indexOf(train), "towards"], [row.away.indexOf(train), "away"]].find(([at]) => at >= 0) : null;
   if (rank) lines.push(`number ${rank[0] + 1} ${rank[1]}`);
@@ -58,4 +60,14 @@ function summary(data, points, queries, query, target, row) {
 
 function mapName(data, points, about) {
   return `Map (${LAYOUTS[data.layout] ?? data.layout}) of ${count(points.nTrain)} training and ${count(points.nTest)} test examples. ${about}`;
+}
+
+/* "1,200 of 1,800 points shown, 300 in view, 42 selected", as far as there is something to say. */
+function countLine(counts, inView, share) {
+  const shown = counts.shownTrain + counts.shownTest, selected = counts.selectedTrain + counts.selectedTest;
+  const parts = [`${count(shown)} of ${count(counts.train + counts.test)} points shown`];
+  if (inView !== null && inView < shown) parts.push(`${count(inView)} in view`);
+  if (counts.selected) parts.push(`${count(selected)} selected`);
+  if (share < 1) parts.push(`${Math.floor(100 * share)} % drawn`);
+  return parts.join(", ");
 }

@@ -122,14 +122,3 @@ def _said(query: Query) -> str:
 def _measures(query: Query) -> str:
     loss = f"loss {plain(query.loss)}"
     return f"confidence {percent(query.confidence)} · {loss}" if query.classification else loss
-
-
-def inspected(name: str, look: Face, label: str, prediction: str, influence: float, why: str) -> str:
-    """A training example that was picked on the map, and what it did for the query."""
-    return f"""
-<section class="ix-card-text ix-card" style="border:0;padding:0" aria-label="Training example {safe(name)}">
-  {face(look, f"training example {name}", large=True)}
-  <div class="ix-card-text"><div class="ix-id">{safe(name)} <span class="ix-quiet">training example</span></div>
-  <div>labeled <strong>{safe(label)}</strong>, model says <strong>{safe(prediction)}</strong></div>
-  <div>influence on this prediction: <strong>{signed(influence)}</strong> <span class="ix-quiet">{safe(why)}</span></div></div>
-</section>"""

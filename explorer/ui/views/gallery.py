@@ -13,7 +13,10 @@ from explorer.ui.views.words import AWAY, TOWARDS, percent, safe, signed
 
 @dataclass(frozen=True)
 class Tile:
-    """One training example and why it is here. `share` is of the total |influence|; `planted` names a planted fault."""
+    """One training example and why it is here. `share` is of the total |influence|; `planted` names a planted fault.
+
+    `row` is its training row, which a click opens; -1 for a tile that opens nothing.
+    """
 
     number: int
     id: str
@@ -25,6 +28,8 @@ class Tile:
     right: bool
     memorized: bool
     planted: str = ""
+    near_duplicate: bool = False
+    row: int = -1
 
 
 def galleries(towards: list[Tile], away: list[Tile], unit: str, train: int) -> str:
@@ -54,20 +59,28 @@ def _tile(tile: Tile, side: str, shape: str) -> str:
         if tile.right
         else f"{safe(tile.label)} <span class='ix-quiet'>model: {safe(tile.prediction)}</span>"
     )
-    badges = (
-        '<span class="ix-badge" title="Flagged as memorized: see the page Memorized">memorized</span>'
-        if tile.memorized
-        else ""
-    )
-    badges += (
-        f'<span class="ix-badge ix-planted" title="A fault planted on purpose">{safe(tile.planted)}</span>'
-        if tile.planted
-        else ""
-    )
     alt = f"training example {tile.id}, labeled {tile.label}, pushes {side} by {tile.influence:.3g}"
-    table = "" if tile.face.picture is not None else " ix-wide"
+    looks = "" if tile.face.picture is not None else " ix-wide"
     return (
-        f'<figure class="ix-tile{table}"><div class="ix-number">{shape}{tile.number}</div>{face(tile.face, alt)}'
-        f'<figcaption><b>{signed(tile.influence)}</b> <span class="ix-quiet">{percent(tile.share)}</span><br>'
-        f'<span class="ix-label" title="{safe(tile.id)}">{said}</span>{badges}</figcaption></figure>'
+        f'<div class="ix-tile{looks}"{_opens(tile, alt)}><div class="ix-number">{shape}{tile.number}</div>{face(tile.face, alt)}'
+        f'<div class="ix-caption"><b>{signed(tile.influence)}</b> <span class="ix-quiet">{percent(tile.share)}</span><br>'
+        f'<span class="ix-label" title="{safe(tile.id)}">{said}</span>{_badges(tile)}</div></div>'
     )
+
+
+def _opens(tile: Tile, alt: str) -> str:
+    """What makes a tile a button that opens its example and points at it on the map."""
+    if tile.row < 0:
+        return ""
+    marks = ((tile.memorized, "memorized"), (tile.near_duplicate, "near-duplicate"), (bool(tile.planted), tile.planted))
+    name = ", ".join((alt, *(word for is_so, word in marks if is_so)))
+    return f' role="button" tabindex="0" data-inspect="{tile.row}" data-point="{tile.row}" aria-label="{safe(name)}"'
+
+
+def _badges(tile: Tile) -> str:
+    known = (
+        (tile.memorized, "ix-badge", "Flagged as memorized: see the page Memorized", "memorized"),
+        (tile.near_duplicate, "ix-badge", "Another training example is almost the same", "near-duplicate"),
+        (bool(tile.planted), "ix-badge ix-planted", "A fault planted on purpose", safe(tile.planted)),
+    )
+    return "".join(f'<span class="{look}" title="{title}">{word}</span>' for is_so, look, title, word in known if is_so)

@@ -37,7 +37,7 @@ def queries(request: Request) -> Response:
 
 
 def thumbnail(request: Request) -> Response:
-    return bytes_of(request, synthetic.thumbnail(request.path_params["run"], request.path_params["row"]), "image/png")
+    return bytes_of(request, synthetic.thumbnail(**request.path_params), "image/png")
 
 
 app = st.App(
@@ -46,6 +46,6 @@ app = st.App(
         Route("/api/runs/{run}/points/{layout}.bin", points),
         Route("/api/runs/{run}/influence/{target}/{query:int}.bin", influence),
         Route("/api/runs/{run}/queries.json", queries),
-        Route("/api/runs/{run}/thumb/test/{row:int}.png", thumbnail),
+        Route("/api/runs/{name}/thumb/{split}/{row:int}.png", thumbnail),
     ],
 )

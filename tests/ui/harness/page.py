@@ -81,6 +81,7 @@ def examples() -> None:
             task=made.task,
             unit="nats",
             revision=state.revision,
+            pictures=made.kind == "image",
         ),
         key="examples",
         on_pick=pick,

@@ -20,6 +20,8 @@ HOSTILE_ID = '<img src=x onerror="window.__pwned=1">'
 NOT_COMPUTED = 5
 """This test row has no influence in any made-up run."""
 TOP = 20
+QUANTILES = (0.5, 1, 2, 4, 64)
+"""Of the self-influence that no made-up run has."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Run:
     classes: np.ndarray
     predictions: np.ndarray
     confidence: np.ndarray
+    said: np.ndarray
+    codes: np.ndarray
 
     @property
     def wrong(self) -> np.ndarray:
@@ -57,21 +61,31 @@ def made(name: str) -> Run:
     missed = rng.random(m) < 0.1
     predictions[missed] = (predictions[missed] + rng.integers(1, 10, int(missed.sum()))) % 10
     confidence = np.round(rng.uniform(0.3, 1.0, m), 4)
+    said = np.concatenate([classes[:n], predictions])
+    said[:n][rng.random(n) < 0.02] = 3
+    codes = rng.integers(0, 255, n).astype(np.uint8)
+    codes[:2] = 255
     if kind == "regression":
-        classes[:] = 255
-    return Run(n, m, kind, places, classes, predictions, confidence)
+        classes[:] = said[:] = 255
+    return Run(n, m, kind, places, classes, predictions, confidence, said, codes)
 
 
-def points(name: str, layout: str) -> bytes:
-    run = made(name)
+def marks(run: Run) -> np.ndarray:
     rng = np.random.default_rng(1)
     marks = np.zeros(run.n_train + run.n_test, np.uint8)
     marks[: run.n_train] |= (rng.random(run.n_train) < 0.05).astype(np.uint8)
     if run.kind != "regression":
         marks[run.n_train :] |= (2 * run.wrong).astype(np.uint8)
+        marks[: run.n_train] |= (2 * (run.said[: run.n_train] != run.classes[: run.n_train])).astype(np.uint8)
     marks[: run.n_train] |= (4 * (rng.random(run.n_train) < 0.01)).astype(np.uint8)
-    header = struct.pack("<4I", run.n_train, run.n_test, 0, 0)
-    return header + run.places[layout].tobytes() + run.classes.tobytes() + marks.tobytes()
+    return marks
+
+
+def points(name: str, layout: str) -> bytes:
+    run = made(name)
+    header = struct.pack("<4I5f", run.n_train, run.n_test, 5, 0, *QUANTILES)
+    columns = (run.places[layout], run.classes, marks(run), run.said, run.codes)
+    return header + b"".join(column.tobytes() for column in columns)
 
 
 @lru_cache(maxsize=64)
@@ -116,10 +130,10 @@ def queries(name: str) -> bytes:
     return json.dumps(columns).encode()
 
 
-def thumbnail(name: str, row: int) -> bytes:
+def thumbnail(name: str, split: str, row: int) -> bytes:
     run = made(name)
     y, x = np.mgrid[0:8, 0:8]
-    phase = float(run.classes[run.n_train + row])
+    phase = float(run.classes[(run.n_train if split == "test" else 0) + row])
     pixels = (127 + 127 * np.sin(x * (1 + phase / 4) + y * phase / 3)).astype(np.uint8)
     out = BytesIO()
     Image.fromarray(pixels).save(out, "PNG")

@@ -1,0 +1,173 @@
+"""What would the job have written for this input? The warm worker of one run: loads it once, answers until not needed.
+
+Restores what the job fitted, so that no question runs the network over the training set. Writes nothing to the run.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import threading
+import time
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+
+from explorer.contracts import Dataset, Examples, Fitted, ImagePreview, Queries, Subject, Target
+from explorer.errors import ExplorerError, SettingsError
+from explorer.influence import method_from
+from explorer.influence.gradients import BATCH, Head, head_pass
+from explorer.jobs.frames import Frame, Reader, send
+from explorer.jobs.pipeline import outcomes, second_opinion
+from explorer.jobs.planning import ingredients_of
+from explorer.jobs.process import usable_cores
+from explorer.jobs.scoring import score_block
+from explorer.jobs.subject import make_subject
+from explorer.sources.edited import Edit, edited
+from explorer.store import Run, read_json
+from explorer.store.run import BLOCK
+
+COPIES = 4
+"""Times that an example is run at once. Products of fewer rows take other routines of the matrix library than a job's
+blocks and round differently; from four on the numbers were measured to be those of the job, to the bit."""
+
+
+@dataclass(frozen=True)
+class Warm:
+    """A run in memory: data, model, and both fitted methods."""
+
+    run: Run
+    dataset: Dataset
+    subject: Subject
+    head: Head
+    fitted: Fitted
+    second: Fitted | None
+    seed: int
+
+    @classmethod
+    def load(cls, run: Run) -> Warm:
+        """Restore what the job of a run fitted.
+
+        Raises:
+            ExplorerError: the run belongs to objects of another process, or its data, model code or weights are not
+                those that it was computed from.
+        """
+        ingredients = ingredients_of(run)
+        dataset = ingredients.dataset()
+        model = ingredients.model(dataset)
+        model.load_state_dict(safetensors.torch.load_file(run.path / "model.safetensors"))
+        subject = make_subject(model, dataset, float(run.spec["recipe"]["weight_decay"]))
+        method = method_from(run.spec["method"]["name"], run.spec["method"]["settings"])
+        tensors = safetensors.torch.load_file(run.path / "fitted.safetensors")
+        fitted = method.restore(subject, tensors, read_json(run.path / "fitted.json"))
+        head = Head.of(model, dataset.train.batch(np.arange(1)))
+        return cls(run, dataset, subject, head, fitted, second_opinion(fitted, subject), int(run.spec["seed"]))
+
+    def answer(self, settings: dict[str, Any]) -> Frame:
+        """Top lists, int8 row and outcome of one question: `query` (a test row), `target`, and `edit` as its spec."""
+        began = time.perf_counter()
+        row = int(settings["query"])
+        if not 0 <= row < len(self.dataset.test):
+            raise SettingsError(f"Expected a test row in 0..{len(self.dataset.test) - 1}; found {row}.")
+        example = edited(self.dataset.test, row, Edit.from_spec(settings["edit"]))
+        copies, at = self._place(row, settings["target"])
+        queries = Queries(example, np.zeros(copies, dtype=np.int64), settings["target"])
+        kept, levels = score_block(self.fitted, self.second, queries, len(self.dataset.train), self.seed)
+        outcome, arrays = self._outcome(example, row)
+        preview = example.preview(0)
+        if isinstance(preview, ImagePreview):
+            arrays["pixels"] = preview.pixels
+        else:
+            outcome["names"] = list(preview.names)
+            arrays |= {"values": preview.values, "unusual": preview.unusual}
+        arrays |= {f"top.{name}": values[at : at + 1] for name, values in kept.items()}
+        arrays["levels"] = levels[at]
+        return {"answer": outcome, "seconds": time.perf_counter() - began}, arrays
+
+    def _place(self, row: int, target: Target) -> tuple[int, int]:
+        """How many copies to score and which of them is told; where no job scores the query, a full block's first."""
+        place = self.run.resolve(row, target)
+        return (COPIES, 0) if place is None else _like(place[1], len(self.run.plan(place[0])), BLOCK)
+
+    def _outcome(self, example: Examples, row: int) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """Prediction, confidence, loss and whether it is wrong, as in the table of queries; probabilities of classes."""
+        copies, at = _like(row, len(self.dataset.test), BATCH)
+        seen = head_pass(self.subject, self.head, example, np.zeros(copies, dtype=np.int64))
+        found = outcomes(self.subject, example, seen.outputs[at : at + 1]).assign(label=np.asarray(example.labels))
+        facts = {str(name): found[name].to_numpy()[0].item() for name in found}
+        if self.dataset.task != "classification":
+            return facts, {}
+        return facts, {"probabilities": seen.outputs[at].softmax(0).float().numpy()}
+
+
+def _like(position: int, total: int, block: int) -> tuple[int, int]:
+    """The fewest copies, and which of them, that are rounded like `position` of `total` rows run in blocks.
+
+    Rows round differently in a block of fewer than four, and by where they begin in memory: every fourth alike.
+    """
+    begin = position // block * block
+    copies = min(COPIES, total - begin)
+    return copies, (position - begin) % copies
+
+
+def serve(run: Run, idle: float) -> None:
+    """Answer questions from standard input on standard output until it is closed or nothing is asked for `idle` seconds."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is for whoever asks; this ends with its pipe
+    questions, answers = _private_pipes()
+    threading.Thread(target=_end_with, args=(questions,), daemon=True).start()
+    torch.set_num_threads(max(1, usable_cores() - 1))
+    reader = Reader(questions)
+    try:
+        warm = Warm.load(run)
+    except ExplorerError as error:
+        send(answers, _refusal(error))
+        return
+    send(answers, {"ready": True})
+    try:
+        while (question := reader.next(idle)) is not None:
+            send(answers, *_reply(warm, question[0]))
+    except (TimeoutError, BrokenPipeError):
+        return
+
+
+def _reply(warm: Warm, settings: dict[str, Any]) -> Frame:
+    try:
+        return warm.answer(settings)
+    except ExplorerError as error:
+        return _refusal(error), {}
+    except Exception as error:  # noqa: BLE001 - one question that fails must not cost the others their warm worker
+        traceback.print_exc()
+        return {
+            "error": "RunError",
+            "message": f"Expected an answer; found {type(error).__name__}: {error}. Ask about another example, and "
+            "report this if the model is not your own code.",
+        }, {}
+
+
+def _refusal(error: ExplorerError) -> dict[str, Any]:
+    return {"error": type(error).__name__, "message": str(error)}
+
+
+def _private_pipes() -> tuple[int, int]:
+    """Standard input and output under numbers of their own; what model code prints goes to standard error."""
+    questions, answers = os.dup(0), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(2, 1)
+    os.close(nothing)
+    return questions, answers
+
+
+def _end_with(pipe: int) -> None:
+    """End this process as soon as nobody can ask any more, also in the middle of loading."""
+    watch = select.poll()
+    watch.register(pipe, 0)  # hang-ups are always told
+    while not watch.poll():
+        pass
+    os._exit(0)

@@ -1,0 +1,10 @@
+"""Which examples does the reader see? Filter and selection of the map, in the address, in the browser and in Python alike.
+
+Reads what a job stored and computes no influence; knows no widgets, so that a line of Python gives what the page shows.
+"""
+
+from explorer.shown.filters import NO_CLASS, Filter
+from explorer.shown.selection import Selection, in_map_units
+from explorer.shown.table import Words, table, test_row
+
+__all__ = ["NO_CLASS", "Filter", "Selection", "Words", "in_map_units", "table", "test_row"]

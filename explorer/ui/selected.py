@@ -1,0 +1,152 @@
+"""What is the reader looking at on the Explore page? Taken from the address, put into it, and shared with the browser.
+
+Query, target, map, color, filter, selection, the inspected training example, the pinned prediction and the panel's
+part. Examples are named by id in the address and by row in the session. Nothing from an address or a browser is
+trusted: what does not fit the run is left out, and `follow` says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, TypeVar, cast
+
+from explorer.contracts import TARGETS, Target
+from explorer.shown import Filter, Selection
+from explorer.store import Run
+from explorer.ui import answers, load, state
+
+Name = TypeVar("Name", bound=str)
+COLORS = ("influence", "label", "prediction", "outcome", "self-influence", "split")
+PARTS = ("Answer", "Selection", "Compare", "Edit", "Classes", "Table", "About")
+LAYOUTS = ("pca", "umap")
+VIEW = {"filter": Filter(), "color": COLORS[0], "selection": None, "inspected": None, "pinned": None}
+"""What the browser may change besides query and target, as it is in a fresh session."""
+
+
+def follow(run: Run) -> list[str]:
+    """Take the state from the address where it changed by other means than our own clicks; what could not be found."""
+    if state.get("shown-run") == run.key and not state.came_from_outside():
+        return []
+    said = state.address()
+    state.raise_revision()
+    if "run" not in said and state.get("shown-run") == run.key:  # back from another page: as it was left
+        write(run)
+        return []
+    missing: list[str] = []
+    row = _test_row(run, said.get("query"), missing)
+    state.put("query", answers.first_query(run) if row is None else row)
+    state.put("target", _one_of(TARGETS, said.get("target")))
+    state.put("color", _one_of(COLORS, said.get("color")))
+    state.put("filter", Filter.parse(said.get("filter"), len(load.meta(run).classes)))
+    state.put("selection", Selection.parse(said.get("select")))
+    state.put("inspected", _train_row(run, said.get("row"), missing))
+    pinned = _test_row(run, said.get("pin"), missing)
+    state.put("pinned", None if pinned is None else (pinned, _one_of(TARGETS, said.get("pin-target"))))
+    state.put("part", _one_of(PARTS, said.get("part")))
+    layouts = run.layouts()
+    state.put("layout", said["map"] if said.get("map") in layouts else layouts[-1])
+    state.put("shown-run", run.key)
+    write(run)
+    return missing
+
+
+def write(run: Run) -> None:
+    """Put the state into the address; what is as in a fresh session is not written."""
+    wanted = {"run": run.key, "query": _test_id(run, state.get("query")), "target": state.get("target")}
+    layouts = run.layouts()
+    optional = {
+        "map": "" if state.get("layout") == layouts[-1] else str(state.get("layout")),
+        "color": "" if state.get("color") == COLORS[0] else state.get("color"),
+        "filter": state.get("filter").text(),
+        "select": "" if state.get("selection") is None else state.get("selection").text(),
+        "part": "" if state.get("part") == PARTS[0] else state.get("part"),
+    }
+    if state.get("inspected") is not None:
+        optional["row"] = str(load.train_table(run)["id"].iloc[state.get("inspected")])
+    if state.get("pinned") is not None:
+        query, target = state.get("pinned")
+        optional |= {"pin": _test_id(run, query), "pin-target": "" if target == TARGETS[0] else target}
+    state.write_address(wanted | {name: value for name, value in optional.items() if value})
+
+
+def select(run: Run, query: int, target: Target) -> None:
+    """Make a test row and a target the selection."""
+    state.put("query", query)
+    state.put("target", target)
+    write(run)
+
+
+def inspect(run: Run, row: int | None) -> None:
+    """Open the drawer on a training row, or close it."""
+    state.put("inspected", row)
+    write(run)
+
+
+def show_classes(run: Run, classes: tuple[int, ...]) -> None:
+    """Filter map and list to these classes."""
+    state.put("filter", replace(state.get("filter"), classes=classes))
+    write(run)
+
+
+def viewed(run: Run, said: Mapping[str, Any]) -> set[str]:
+    """Take over what the browser says of filter, color, selection, inspected row and pin; the names that changed."""
+    meta = load.meta(run)
+    pinned = said.get("pinned")
+    pinned = pinned if isinstance(pinned, dict) and _fits(pinned.get("query"), meta.test) else None
+    found = {
+        "filter": Filter.from_data(said.get("filter"), len(meta.classes)),
+        "color": _one_of(COLORS, said.get("color")),
+        "selection": Selection.from_data(said.get("selection")),
+        "inspected": said.get("inspected") if _fits(said.get("inspected"), meta.train) else None,
+        "pinned": None if pinned is None else (pinned["query"], _one_of(TARGETS, pinned.get("target"))),
+    }
+    changed = {name for name, value in found.items() if state.get(name, VIEW[name]) != value}
+    for name in changed:
+        state.put(name, found[name])
+    if changed:
+        write(run)
+    return changed
+
+
+def as_data() -> dict[str, Any]:
+    """Filter, color, selection, inspected row and pin as the components take them."""
+    selection, pinned = state.get("selection"), state.get("pinned")
+    return {
+        "filter": state.get("filter", VIEW["filter"]).as_data(),
+        "color": state.get("color", COLORS[0]),
+        "selection": None if selection is None else selection.as_data(),
+        "inspected": state.get("inspected"),
+        "pinned": None if pinned is None else {"query": pinned[0], "target": pinned[1]},
+    }
+
+
+def _one_of(names: tuple[Name, ...], said: object) -> Name:
+    return next((name for name in names if name == said), names[0])
+
+
+def _fits(row: object, size: int) -> bool:
+    return isinstance(row, int) and not isinstance(row, bool) and 0 <= row < size
+
+
+def _test_row(run: Run, name: str | None, missing: list[str]) -> int | None:
+    row = None if name is None else answers.query_by_id(run, name)
+    if name is not None and row is None:
+        examples = ", ".join(load.table(run, "queries")["id"].astype(str).head(3))
+        missing.append(f"This run has no test example {name!r}; ids look like {examples}.")
+    return row
+
+
+def _train_row(run: Run, name: str | None, missing: list[str]) -> int | None:
+    if name is None:
+        return None
+    ids = load.train_table(run)["id"].astype(str)
+    found = ids[ids == name]
+    if found.empty:
+        missing.append(f"This run has no training example {name!r}; ids look like {', '.join(ids.head(3))}.")
+        return None
+    return int(cast(int, found.index[0]))
+
+
+def _test_id(run: Run, query: int) -> str:
+    return str(answers.query_row(run, query)["id"])
