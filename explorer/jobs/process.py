@@ -10,6 +10,7 @@ import fcntl
 import os
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ WAIT = {"GOMP_SPINCOUNT": "10000"}
 spinning they are half as fast again on idle ones."""
 _children: list[subprocess.Popen[bytes]] = []
 """Workers started here: kept so that the dead ones are reaped at the next start and the living ones left alone."""
+_children_lock = threading.Lock()
 
 
 def start(run: Run) -> JobState:
@@ -48,7 +50,8 @@ def start(run: Run) -> JobState:
             start_new_session=True,
             env={**WAIT, **os.environ},
         )
-    _children[:] = [child for child in _children if child.poll() is None] + [process]
+    with _children_lock:
+        _children[:] = [child for child in _children if child.poll() is None] + [process]
     now = time.time()
     launch = JobState("queued", pid=process.pid, born=process_born(process.pid) or now, started=now, updated=now)
     write_json(run.path / "launch.json", asdict(launch))

@@ -18,7 +18,7 @@ from starlette.routing import Route
 from explorer.contracts import TARGETS, Target
 from explorer.errors import ExplorerError, RunError
 from explorer.store import Run
-from explorer.ui import drawn, load, tokens, wire
+from explorer.ui import drawn, load, memory, tokens, wire
 
 IDENTITY = {"Content-Encoding": "identity"}
 """Keeps the built-in gzip away: it costs 25 times the transfer of an 8 MB row on one machine."""
@@ -116,6 +116,7 @@ async def lifespan(app: st.App) -> AsyncIterator[None]:  # noqa: ARG001 - the fr
 
     from explorer.ui import explore, memorized, runs  # noqa: F401
 
+    memory.give_back_what_is_freed()
     gc.collect()
     gc.freeze()
     yield

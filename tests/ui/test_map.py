@@ -173,7 +173,7 @@ def test_the_strong_come_strongest_first_and_only_those_shown(bare: Page) -> Non
         {"points": as_sent(points), "values": sent(values), "shown": sent(shown), "inside": sent(inside)},
     )
     rows = np.frombuffer(bytes(packed), dtype=[("at", "<f4", 2), ("value", "i1"), ("dim", "u1"), ("none", "u2")])
-    chosen = np.flatnonzero((shown[:500] == 1) & (np.abs(values.astype(int)) >= 16))
+    chosen = np.flatnonzero((shown[:500] == 1) & (np.abs(values.astype(int)) >= 24))
     assert n == len(rows) == len(chosen) > 100
     sizes = np.abs(rows["value"].astype(int))
     assert (np.diff(sizes) <= 0).all()

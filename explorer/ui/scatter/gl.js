@@ -12,6 +12,8 @@ const FIRST = { strong: 20_000, ground: 50_000, tests: 5_000 };
 const COSTS = { strong: 2.5, ground: 1.5, tests: 5 };
 const SQUARE_COST = 1;
 const RASTER_COST = 0.04;
+/* Stamps are drawn in one go: the strongest last. */
+const STAMP_COST = 0.005;
 const SQUARES_BELOW = 2.6;
 /* Only the strongest have a rim where so many are colored. */
 const RIMMED_UP_TO = 20_000;
@@ -188,7 +190,10 @@ class PointsGL {
   /* What a point costs depends on how large it is drawn. */
   price(camera, ratio) {
     const square = this.squared(camera, ratio);
-    this.layers.ground.cost = !square ? COSTS.ground : this.raster ? RASTER_COST : SQUARE_COST;
+    const { ground, strong } = this.layers;
+    ground.cost = !square ? COSTS.ground : this.raster ? RASTER_COST : SQUARE_COST;
+    strong.cost = square && this.raster ? STAMP_COST : COSTS.strong;
+    strong.first = square && this.raster ? strong.total : FIRST.strong;
   }
 
   /* Draws the next part of `layer` for at most `budget`; says how much work that was. */
@@ -232,31 +237,50 @@ class PointsGL {
   }
 
   rasterGround(first, few, camera, square) {
-    const { gl, raster, layers } = this;
-    const { width, height } = gl.canvas;
+    const { gl: { canvas: { width, height } }, raster, layers } = this;
     if (first === 0) raster.start(width, height);
     raster.add(this, first, first + few, camera.clip, square);
-    gl.bindTexture(gl.TEXTURE_2D, layers.ground.now.texture);
+    this.upload(raster, layers.ground);
+  }
+
+  upload({ pixels, width, height }, layer) {
+    const { gl } = this;
+    gl.bindTexture(gl.TEXTURE_2D, layer.now.texture);
     gl.pixelStorei(gl.UNPACK_ALIGNMENT, 1);
-    gl.texSubImage2D(gl.TEXTURE_2D, 0, 0, 0, width, height, gl.RGBA, gl.UNSIGNED_BYTE, raster.pixels);
+    gl.texSubImage2D(gl.TEXTURE_2D, 0, 0, 0, width, height, gl.RGBA, gl.UNSIGNED_BYTE, pixels);
+  }
+
+  /* Sizes in px of the canvas, and the rest of how strong points look; the same for the shader and for stamps. */
+  strongLook(camera, theme, ratio) {
+    const { base, grow, faint } = grain(this.points.total);
+    return {
+      base: Math.max(1.8, base) * this.dot(camera, ratio).closer, grow: grow * ratio, theme,
+      rimmed: this.strong.n > RIMMED_UP_TO ? 0.35 : 0.02,
+      faint: Math.min(0.75, faint * Math.pow(Math.max(camera.at.k, 1), 0.25)),
+    };
+  }
+
+  stampStrong(camera, look) {
+    const { gl: { canvas: { width, height } }, layers } = this;
+    this.stamped ??= new Raster();
+    this.stamped.start(width, height);
+    this.stamped.addStrong(this.strong, camera.clip, look);
+    this.upload(this.stamped, layers.strong);
   }
 
   drawStrong(first, few, camera, theme, ratio) {
-    const { gl, strongs, points } = this;
-    const { base, grow, faint } = grain(points.total);
-    const { closer } = this.dot(camera, ratio);
+    const { gl, strongs } = this;
+    const look = this.strongLook(camera, theme, ratio);
+    if (this.raster && this.squared(camera, ratio)) return this.stampStrong(camera, look);
     this.use(strongs, "strongs", camera);
-    gl.uniform1f(strongs.places.base, Math.max(1.8, base) * closer);
-    gl.uniform1f(strongs.places.grow, grow * ratio);
-    gl.uniform1f(strongs.places.rimmed, this.strong.n > RIMMED_UP_TO ? 0.35 : 0.02);
-    gl.uniform1f(strongs.places.faint, Math.min(0.75, faint * Math.pow(Math.max(camera.at.k, 1), 0.25)));
+    for (const name of ["base", "grow", "rimmed", "faint"]) gl.uniform1f(strongs.places[name], look[name]);
     gl.uniform3fv(strongs.places.muted, theme.muted);
     gl.uniform3fv(strongs.places.towards, theme.towards);
     gl.uniform3fv(strongs.places.away, theme.away);
     gl.uniform3fv(strongs.places.ground, theme.background);
     gl.enable(gl.DEPTH_TEST);
     gl.drawArrays(gl.POINTS, first, few);
-    gl.disable(gl.DEPTH_TEST);
+    return gl.disable(gl.DEPTH_TEST);
   }
 
   drawTests(first, few, camera, theme, ratio) {

@@ -6,7 +6,7 @@
 
 const STRONG_BYTES = 12;
 /* Of 127; below it the color cannot be told from gray. */
-const WEAKEST = 16;
+const WEAKEST = 24;
 
 /* `inside` is null without a selection. */
 function strongest({ at, nTrain }, row, shown, inside) {
