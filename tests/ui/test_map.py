@@ -194,7 +194,7 @@ def test_the_drawing_order_is_a_fair_sample_from_its_beginning(bare: Page) -> No
 
 # ---- how it is drawn ----
 
-DRAWN = """async ({ points, parts, card }) => {
+DRAWN = """async ({ points, parts, card, values }) => {
   const made = (POINTS)(points);
   Object.assign(made, await center(made.at, made.total));
   made.order = await shuffled(made.nTrain);
@@ -214,9 +214,9 @@ DRAWN = """async ({ points, parts, card }) => {
   gl.setPalette(paletteOf("label", theme, 0.4));
   gl.setTints(tintPoints(made, "label", shown, null, new Uint8Array(made.total)));
   gl.fit();
-  gl.grain = null;
   gl.squared = () => 2;
-  const layer = gl.layers.ground, view = { id: "here", ...camera.clip };
+  if (values) gl.setStrong(strongest(made, { values: new Int8Array(values), scale: 1 }, shown, null));
+  const layer = gl.layers[values ? "strong" : "ground"], view = { id: "here", ...camera.clip };
   gl.price(camera, 1);
   layer.start(view);
   const states = [];
@@ -232,13 +232,13 @@ DRAWN = """async ({ points, parts, card }) => {
 }""".replace("POINTS", POINTS)
 
 
-def drawn(page: Page, parts: int, card: bool) -> tuple[np.ndarray, dict[str, Any]]:
+def drawn(page: Page, parts: int, card: bool, values: list[int] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
     points = as_sent(crowd(4000, 10, 8))
     got = page.evaluate(
         DRAWN.replace(
             "String.fromCharCode(...pixels)", "Array.from(pixels, (one) => String.fromCharCode(one)).join('')"
         ),
-        {"points": points, "parts": parts, "card": card},
+        {"points": points, "parts": parts, "card": card, "values": values},
     )
     return np.frombuffer(base64.b64decode(got["pixels"]), np.uint8).reshape(200, 300, 4).astype(int), got
 
@@ -270,6 +270,31 @@ def test_without_a_card_the_same_pixels_are_drawn_and_parts_add_up_to_the_whole(
     assert differ(raster) < SNAPPED * covered
     for axis, step in [(0, 1), (0, -1), (1, 1), (1, -1)]:
         assert differ(np.roll(raster, step, axis=axis)) > 0.8 * covered
+
+
+TINY = 16
+"""Side in px of areas whose mean color is compared: stamps stand on whole pixels, the card's dots between them."""
+SAME_INK, SAME_PLACES = 0.05, 0.95
+"""Of all color drawn, relatively; correlation over the areas, some of whose dots stand on a border."""
+
+
+@pytest.mark.browser
+def test_without_a_card_the_strong_look_the_same_and_the_strongest_lie_on_top(bare: Page) -> None:
+    values = np.zeros(4000, dtype=int)
+    values[:40] = np.linspace(24, 127, 40).astype(int) * np.where(np.arange(40) % 2, 1, -1)
+    card, _ = drawn(bare, 1, card=True, values=values.tolist())
+    stamps, other = drawn(bare, 1, card=False, values=values.tolist())
+    assert other["raster"]
+    assert other["states"][0][1]
+    areas = [
+        one[: 200 // TINY * TINY, : 300 // TINY * TINY].reshape(200 // TINY, TINY, 300 // TINY, TINY, 4).mean((1, 3))
+        for one in (card, stamps)
+    ]
+    assert np.abs(card.sum((0, 1)) / stamps.sum((0, 1)) - 1).max() < SAME_INK
+    assert np.corrcoef(areas[0].ravel(), areas[1].ravel())[0, 1] > SAME_PLACES
+    for one in (card, stamps):
+        assert (one[..., 2] - one[..., 0] > 70).sum() > 50
+        assert (one[..., 0] - one[..., 2] > 70).sum() > 50
 
 
 @pytest.mark.browser

@@ -11,12 +11,13 @@ const FIRST = { strong: 20_000, ground: 50_000, tests: 5_000 };
 /* Work for one point, in squares drawn by the card. */
 const COSTS = { strong: 2.5, ground: 1.5, tests: 5 };
 const SQUARE_COST = 1;
-const RASTER_COST = 0.04;
+const RASTER_COST = 0.06;
 /* Stamps are drawn in one go: the strongest last. */
-const STAMP_COST = 0.005;
+const STAMP_COST = 0.6;
 const SQUARES_BELOW = 2.6;
-/* Only the strongest have a rim where so many are colored. */
+/* Where more are colored than this, rims would cover the neighbors. */
 const RIMMED_UP_TO = 20_000;
+const NO_RIM = 2;
 
 /* Sizes in CSS px and faintness for so many points: a dense map is made of finer, fainter dots. */
 function grain(total) {
@@ -192,8 +193,8 @@ class PointsGL {
     const square = this.squared(camera, ratio);
     const { ground, strong } = this.layers;
     ground.cost = !square ? COSTS.ground : this.raster ? RASTER_COST : SQUARE_COST;
-    strong.cost = square && this.raster ? STAMP_COST : COSTS.strong;
-    strong.first = square && this.raster ? strong.total : FIRST.strong;
+    strong.undivided = Boolean(square && this.raster);
+    strong.cost = strong.undivided ? STAMP_COST : COSTS.strong;
   }
 
   /* Draws the next part of `layer` for at most `budget`; says how much work that was. */
@@ -255,7 +256,7 @@ class PointsGL {
     const { base, grow, faint } = grain(this.points.total);
     return {
       base: Math.max(1.8, base) * this.dot(camera, ratio).closer, grow: grow * ratio, theme,
-      rimmed: this.strong.n > RIMMED_UP_TO ? 0.35 : 0.02,
+      rimmed: this.strong.n > RIMMED_UP_TO ? NO_RIM : 0.02,
       faint: Math.min(0.75, faint * Math.pow(Math.max(camera.at.k, 1), 0.25)),
     };
   }

@@ -28,10 +28,11 @@ class Pace {
     return this.fence !== null && !this.learned();
   }
 
-  given(work) {
+  /* `began`: when giving it began, for that takes time too where the processor draws. */
+  given(work, began) {
     const { gl } = this;
     this.work = work;
-    this.began = performance.now();
+    this.began = began;
     this.fence = gl.fenceSync(gl.SYNC_GPU_COMMANDS_COMPLETE, 0);
     gl.flush();
     this.look();

@@ -111,6 +111,7 @@ class Picture {
   draw(now) {
     this.frame = 0;
     const { gl, overlay } = this;
+    const began = performance.now();
     const scene = this.scene();
     const view = this.view();
     const moving = now - this.movedAt < REST_MS;
@@ -124,7 +125,7 @@ class Picture {
       this.unseen = false;
       this.shownAt = now;
     }
-    if (spent) this.pace.given(spent);
+    if (spent) this.pace.given(spent, began);
     if (overlay) this.marks.draw(this.camera, this.theme, this.ratio, scene);
     this.dirty = this.overlay = false;
     if (colored) {
@@ -159,7 +160,8 @@ class Picture {
     const light = pace.isLight(layers.reduce((sum, layer) => sum + layer.total * layer.cost, 0));
     for (const layer of layers) {
       const elsewhere = layer.fresh && layer.now.view.id !== view.id && layer.total > 0;
-      if (layer.fresh && !(elsewhere && (light || !moving || !layer.covers(view)))) continue;
+      const later = moving && (layer.covers(view) || layer.exceeds(pace.budget(moving)));
+      if (layer.fresh && !(elsewhere && (light || !later))) continue;
       layer.start(view);
       this.dirty = true;
     }

@@ -60,7 +60,10 @@ class Raster {
           const opaque = colors[from + 3];
           if (!opaque) continue;
           const rest = 1 - opaque / 255;
-          for (let part = 0; part < 4; part++) pixels[at + part] = colors[from + part] + pixels[at + part] * rest + 0.5;
+          pixels[at] = colors[from] + pixels[at] * rest + 0.5;
+          pixels[at + 1] = colors[from + 1] + pixels[at + 1] * rest + 0.5;
+          pixels[at + 2] = colors[from + 2] + pixels[at + 2] * rest + 0.5;
+          pixels[at + 3] = opaque + pixels[at + 3] * rest + 0.5;
         }
       }
     }
@@ -74,7 +77,7 @@ function stampOf(value, dim, { base, grow, rimmed, faint, theme }) {
     return t * t * (3 - 2 * t);
   };
   const strength = smooth(0.05, 0.95, Math.min(1, Math.abs(value) / 127));
-  const radius = 0.5 * (base + grow * strength), reach = Math.ceil(radius + 1);
+  const radius = 0.5 * (base + grow * strength), reach = Math.floor(radius + (strength >= rimmed ? 1.5 : 0.5));
   const hue = mix(theme.muted, value < 0 ? theme.away : theme.towards, smooth(0, 0.45, strength));
   const inside = (edge, d) => Math.min(1, Math.max(0, edge - d + 0.5));
   const colors = new Float32Array(4 * (2 * reach + 1) ** 2);
