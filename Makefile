@@ -13,7 +13,7 @@ test: .venv/.tested check
 
 # What CI runs; needs the environment of `make test`. Two at a time: browsers and workers mostly wait.
 check: lint
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --durations=25
 
 lint:
 	$(BIN)/ruff check .

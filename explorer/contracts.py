@@ -28,6 +28,9 @@ Target = Literal["label", "prediction"]
 MEASURE_UNIT = "unit of the measure"
 """What a fitted method says whose scores estimate the change of the measure itself (nats, squared error, ...)."""
 TARGETS: tuple[Target, ...] = ("label", "prediction")
+Layout = Literal["pca", "umap"]
+LAYOUTS: tuple[Layout, ...] = ("pca", "umap")
+"""Maps of the features: PCA at once, UMAP when ready."""
 
 Progress = Callable[[int, int, str], None]
 """`progress(done, total, note)`: the only way the core speaks. It may raise `Cancelled` to stop the work."""

@@ -36,6 +36,10 @@ SETTINGS: dict[str, str] = {
 """What the product needs of Streamlit; `.streamlit/config.toml` says the same, with the reason for each key."""
 
 
+MEMORY = {"ARROW_DEFAULT_MEMORY_POOL": "system"}
+"""Arrow's own allocator keeps what it once had: 30 bytes a point of a large run."""
+
+
 def free_port(asked: int | None, host: str) -> int:
     """The port to serve on: the one asked for, or the first free one from 8501 on.
 
@@ -76,7 +80,7 @@ def _start(root: Path, port: int, host: str) -> subprocess.Popen[bytes]:
     flags = [part for name, value in settings.items() for part in (f"--{name}", value)]
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "streamlit", "run", str(script), *flags],
-        env={**os.environ, "EXPLORER_RUNS": str(root)},
+        env={**MEMORY, **os.environ, "EXPLORER_RUNS": str(root)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
     )

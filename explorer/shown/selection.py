@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from explorer.contracts import LAYOUTS, Layout
 from explorer.errors import SettingsError
 from explorer.shown.filters import NUMBER
 
-Layout = Literal["pca", "umap"]
-LAYOUTS: tuple[Layout, ...] = ("pca", "umap")
 FEWEST, MOST = 3, 64
 """Corners of a polygon."""
 DIGITS = 6

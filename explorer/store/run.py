@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from explorer.contracts import FORMAT_VERSION, ImagePreview, Preview, TablePreview, Target, Task
+from explorer.contracts import FORMAT_VERSION, LAYOUTS, ImagePreview, Layout, Preview, TablePreview, Target, Task
 from explorer.errors import RunError
 from explorer.store.files import bundle, member, read_json
 
@@ -166,9 +166,9 @@ class Run:
         mapped: NDArray[Any] = np.load(self.path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
         return mapped
 
-    def layouts(self) -> list[str]:
+    def layouts(self) -> list[Layout]:
         """Maps that are ready, best last."""
-        return [name for name in ("pca", "umap") if self.has(f"coordinates-{name}.npy")]
+        return [name for name in LAYOUTS if self.has(f"coordinates-{name}.npy")]
 
     def training_log(self, field: str) -> NDArray[np.float32] | None:
         """`loss`, `confidence`, `correct` `[epochs, train]` or `measure` `[epochs, test]`; None without a log."""

@@ -6,14 +6,13 @@ from typing import Any
 
 import streamlit as st
 
-from explorer.contracts import Target
+from explorer.contracts import Layout, Target
 from explorer.store import Run
 from explorer.ui import answers, facets, fallback, load, scatter, selected, state
 from explorer.ui.parts import about, compare, drawer, edit, matrix, special, table
 from explorer.ui.views.words import as_markdown
 
-HEIGHT = 640
-BAR_HEIGHT = 132
+LIST_HEIGHT, MAP_HEIGHT = 830, 640
 
 
 def show(run: Run) -> None:
@@ -84,7 +83,9 @@ def _list(run: Run) -> None:
         classes=load.meta(run).classes,
         view=selected.as_data(),
     )
-    scatter.show_list(data, key="queries", on_pick=lambda query, target: _picked(run, query, target), height=HEIGHT)
+    scatter.show_list(
+        data, key="queries", on_pick=lambda query, target: _picked(run, query, target), height=LIST_HEIGHT
+    )
 
 
 @st.fragment(key="bar")
@@ -106,21 +107,10 @@ def _bar(run: Run) -> None:
 @st.fragment(key="map")
 def _map(run: Run) -> None:
     layouts, meta = run.layouts(), load.meta(run)
-    waiting = "" if "umap" in layouts else " (UMAP comes when ready)"
-    layout = st.segmented_control(
-        "Map" + waiting,
-        layouts,
-        format_func=str.upper,
-        key="layout",
-        required=True,
-        label_visibility="collapsed",
-        on_change=_laid_out,
-        args=(run,),
-    )
     if not state.get("webgl", True):
         fallback.show(
             run,
-            str(layout),
+            state.get("layout"),
             state.get("query"),
             state.get("target"),
             lambda query: _picked(run, query, state.get("target")),
@@ -129,7 +119,7 @@ def _map(run: Run) -> None:
     data = scatter.MapData(
         run=run.key,
         token=state.token(),
-        layout="umap" if layout == "umap" else "pca",
+        layout=state.get("layout"),
         n_train=meta.train,
         n_test=meta.test,
         query=state.get("query"),
@@ -139,6 +129,7 @@ def _map(run: Run) -> None:
         unit=answers.unit(run, "label"),
         revision=state.get("revision", 0),
         pictures=meta.preview == "image",
+        layouts=tuple(layouts),
         view=selected.as_data(),
     )
     scatter.show(
@@ -147,14 +138,17 @@ def _map(run: Run) -> None:
         on_pick=lambda query, target: _picked(run, query, target),
         on_inspect=lambda row: _inspected(run, row),
         on_webgl=_told_webgl,
-        height=HEIGHT - 70 - BAR_HEIGHT,
+        on_layout=lambda layout: _laid_out(run, layout),
+        height=MAP_HEIGHT,
     )
 
 
-def _laid_out(run: Run) -> None:
+def _laid_out(run: Run, layout: Layout) -> None:
+    state.put("layout", layout)
     selected.write(run)
     if state.get("part") in ("Selection", "Table"):
         st.rerun(["map", "panel"])
+    st.rerun("map")
 
 
 def _told_webgl(works: bool) -> None:
@@ -184,7 +178,7 @@ def _panel(run: Run) -> None:
         on_change=selected.write,
         args=(run,),
     )
-    chosen, shown, layout = state.get("selection"), state.get("filter"), str(state.get("layout"))
+    chosen, shown, layout = state.get("selection"), state.get("filter"), state.get("layout")
     if part == "Selection":
         special.show(run, query, target, chosen, shown, layout, picked, inspected)
     elif part == "Compare":

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import ctypes
 
-import pyarrow as pa
-
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """Names of glibc's settings, from malloc.h."""
 MEGABYTE = 1_000_000
 
 
 def give_back_what_is_freed() -> bool:
-    """Set the allocators of this process; False where the C library has no such settings (macOS, musl)."""
-    pa.set_memory_pool(pa.system_memory_pool())
+    """Set the C library's allocator of this process; False where it has no such settings (macOS, musl)."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False

@@ -19,7 +19,6 @@ from explorer.ui import answers, load, state
 Name = TypeVar("Name", bound=str)
 COLORS = ("influence", "label", "prediction", "outcome", "self-influence", "split")
 PARTS = ("Answer", "Selection", "Compare", "Edit", "Classes", "Table", "About")
-LAYOUTS = ("pca", "umap")
 VIEW = {"filter": Filter(), "color": COLORS[0], "selection": None, "inspected": None, "pinned": None}
 """What the browser may change besides query and target, as it is in a fresh session."""
 

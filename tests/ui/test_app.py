@@ -13,12 +13,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
 
+import pandas as pd
 import psutil
 import pytest
 
-from explorer import jobs
+import explorer
+from explorer import jobs, shown
 from explorer.contracts import Recipe
+from explorer.jobs.pipeline import STAGES
 from explorer.jobs.planning import Request, plan
 from explorer.store import Run, create
 from tests.conftest import compute
@@ -182,6 +186,85 @@ def test_the_link_restores_run_query_and_target(browser: Browser, address: str, 
         page.wait_for_function("new URL(location).searchParams.get('target') === 'label'")
 
 
+def selected_by_python(page: Page, run: Run) -> dict[str, int]:
+    """How many points the address selects, counted without the browser."""
+    said = {name: values[0] for name, values in parse_qs(urlsplit(page.url).query).items()}
+    row = shown.test_row(run, said["query"])
+    kept, chosen = shown.Filter.parse(said.get("filter")), shown.Selection.parse(said.get("select"))
+    mask = shown.shown(run, kept, chosen, run.row(row, "label"))
+    train = run.meta().train
+    return {"selectedTrain": int(mask[:train].sum()), "selectedTest": int(mask[train:].sum())}
+
+
+def test_the_address_restores_everything_and_back_undoes_it(browser: Browser, address: str, digits: Run) -> None:
+    first, inspected = digits.table("queries")["id"][0], str(digits.table("train")["id"][5])
+    link = f"part=Table&color=label&filter=classes:1.2,right&select=umap:-1,-1;0,-1;0,1;-1,1&row={inspected}"
+    with visit(browser, f"{address}&query={first}&target=label&{link}&camera=0.1,0.2,2") as page:
+        card_shows(page, first)
+        page.wait_for_function(f"window.__influenceExplorer && {CHANNEL}?.state.counts?.selectedTrain > 0")
+        state = page.evaluate(f"{CHANNEL}.state")
+        assert (state["filter"]["classes"], state["filter"]["outcome"], state["color"]) == ([1, 2], "right", "label")
+        counts = {name: state["counts"][name] for name in ("selectedTrain", "selectedTest")}
+        assert counts == selected_by_python(page, digits)
+        camera = page.evaluate(f"{CHANNEL}.view.camera")
+        assert [camera["x"], camera["y"], camera["k"]] == pytest.approx([0.1, 0.2, 2])
+        page.get_by_text("training examples, strongest").wait_for()
+        page.locator(".st-key-ix-drawer").get_by_text(inspected).first.wait_for()
+        page.keyboard.press("Escape")
+        page.locator(".st-key-ix-drawer").wait_for(state="detached")
+        page.wait_for_function("!location.search.includes('row=')")
+        assert page.evaluate(f"{CHANNEL}.state.inspected") is None
+        page.go_back()
+        page.locator(".st-key-ix-drawer").get_by_text(inspected).first.wait_for()
+        assert page.evaluate("location.search").endswith("camera=0.1,0.2,2") or "camera=0.1%2C0.2%2C2" in page.url
+
+
+def test_a_box_selects_what_python_counts_and_leaves_the_camera(browser: Browser, address: str, digits: Run) -> None:
+    with visit(browser, f"{address}&part=Selection") as page:
+        page.wait_for_function(f"window.__influenceExplorer && {CHANNEL}?.view?.lastDraw > 0")
+        page.get_by_text("Lasso").first.wait_for()
+        camera = page.evaluate(f"JSON.stringify({CHANNEL}.view.camera)")
+        box = page.locator(".ie-map .stage").bounding_box()
+        assert box is not None
+        page.keyboard.press("b")
+        page.mouse.move(box["x"] + 0.2 * box["width"], box["y"] + 0.1 * box["height"])
+        page.mouse.down()
+        page.mouse.move(box["x"] + 0.6 * box["width"], box["y"] + 0.9 * box["height"], steps=5)
+        page.mouse.up()
+        page.wait_for_function("location.search.includes('select=')")
+        page.wait_for_function(f"{CHANNEL}.state.counts?.selectedTrain > 0")
+        found = page.evaluate(f"{CHANNEL}.state.counts")
+        expected = selected_by_python(page, digits)
+        assert {name: found[name] for name in expected} == expected
+        page.get_by_text("What is special about").first.wait_for()
+        assert f"{expected['selectedTrain']:,} of" in page.locator(".ix-selected").first.inner_text()
+        assert page.evaluate(f"JSON.stringify({CHANNEL}.view.camera)") == camera
+        page.keyboard.press("Escape")
+        page.wait_for_function("!location.search.includes('select=')")
+
+
+def test_what_is_shown_can_be_taken_along(browser: Browser, address: str, digits: Run) -> None:
+    first = digits.table("queries")["id"][0]
+    with visit(browser, f"{address}&query={first}&target=label&part=Table&filter=wrong,towards") as page:
+        page.get_by_text("All that the map shows").click()
+        page.get_by_text("shown by filter and selection").wait_for()
+        with page.expect_download() as saved:
+            page.get_by_role("button", name="Save as CSV").click()
+        written = pd.read_csv(saved.value.path(), dtype={"id": str})
+        expected = explorer.table(digits, first, filter="wrong,towards")
+        assert written["id"].tolist() == expected["id"].tolist()
+        assert written["influence"].to_numpy() == pytest.approx(expected["influence"].to_numpy(), rel=1e-5)
+        assert (
+            f"explorer.table('{digits.key}', '{first}', filter='wrong,towards')"
+            in page.locator("code").first.inner_text()
+        )
+        page.wait_for_function(f"window.__influenceExplorer && {CHANNEL}?.view?.lastDraw > 0")
+        with page.expect_download() as picture:
+            page.locator(".ie-map").get_by_role("button", name="PNG").click()
+        assert picture.value.suggested_filename == f"{digits.key}-{first}-map.png"
+        assert picture.value.path().read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
 def test_unknown_ids_help_instead_of_breaking(browser: Browser, address: str, digits: Run) -> None:
     with visit(browser, f"{address}&query=<b>nobody</b>") as page:
         page.get_by_text("This run has no test example").wait_for()
@@ -267,10 +350,10 @@ def test_a_running_job_is_shown_survives_a_reload_and_is_cancelled_from_the_page
     run = create(tmp_path, plan(Request("digits", recipe=Recipe(epochs=3000))))
     jobs.start(run)
     with opened(run, chromium.free_port()) as url, visit(browser, url) as page:
-        page.get_by_text("2/8 training").wait_for()
+        page.get_by_text(f"2/{len(STAGES)} training").wait_for()
         worker = jobs.read_state(run.path).pid
         page.reload()
-        page.get_by_text("2/8 training").wait_for()
+        page.get_by_text(f"2/{len(STAGES)} training").wait_for()
         assert jobs.read_state(run.path).pid == worker
         page.get_by_role("button", name="Cancel").click()
         wait_for(lambda: jobs.read_state(run.path).state == "cancelled")

@@ -9,18 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from explorer.contracts import TARGETS, Target, Task
+from explorer.contracts import TARGETS, Layout, Target, Task
 from explorer.errors import SettingsError
 from explorer.ui.scatter.assets import Assets, list_assets, map_assets
 
 if TYPE_CHECKING:
     from streamlit.components.v2.types import ComponentRenderer
 
-Layout = Literal["pca", "umap"]
 Pick = Callable[[int, Target], None]
 
 
@@ -32,7 +31,7 @@ class MapData:
     before (unless that is only the user's own last pick coming back), and always when `revision` was raised (a deep
     link, the back button). `base` is "" or the URL prefix the app is served under; `unit` is the unit of influence;
     `classes` names the class numbers of the points. `token` opens the server's routes, among them pictures of single
-    examples where `pictures` says so. `view` is what else Python wants shown when `revision` was raised: any of filter,
+    examples where `pictures` says so; `layouts` are the maps to choose from. `view` is what else Python wants shown when `revision` was raised: any of filter,
     color, selection, inspected and pinned, as in `BarData`.
     """
 
@@ -49,6 +48,7 @@ class MapData:
     unit: str = ""
     revision: int = 0
     pictures: bool = False
+    layouts: tuple[Layout, ...] = ()
     view: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -86,12 +86,13 @@ def show(
     on_pick: Pick,
     on_inspect: Callable[[int], None],
     on_webgl: Callable[[bool], None],
+    on_layout: Callable[[Layout], None],
     height: int = 600,
 ) -> bool:
     """Draw the map; False once the browser has said that it has no WebGL2 (then draw the Plotly map instead).
 
     `on_pick(query, target)` when a test point or the other target was chosen, `on_inspect(row)` when a training
-    point was, `on_webgl(False)` when the browser cannot draw. `key` is the widget's key in session state.
+    point was, `on_webgl(False)` when the browser cannot draw, `on_layout(layout)` when another map was chosen. `key` is the widget's key in session state.
     """
 
     def picked() -> None:
@@ -101,6 +102,12 @@ def show(
         row = _row(_said(key, "inspect"), "row", data.n_train)
         if row is not None:
             on_inspect(row)
+
+    def laid_out() -> None:
+        said = _said(key, "layout")
+        chosen = next((name for name in data.layouts if isinstance(said, dict) and said.get("layout") == name), None)
+        if chosen is not None:
+            on_layout(chosen)
 
     def told() -> None:
         on_webgl(_said(key, "webgl") is not False)
@@ -112,6 +119,7 @@ def show(
         on_pick_change=picked,
         on_inspect_change=inspected,
         on_webgl_change=told,
+        on_layout_change=laid_out,
     )
     return result.get("webgl") is not False
 

@@ -14,8 +14,23 @@ class Face {
   }
 
   open(data) {
+    this.layouts(data);
     this.root.style.setProperty("--height", `${data.height}px`);
     this.legend.open(data);
+  }
+
+  /* PCA is there first; one map alone is no choice. */
+  layouts({ layout, layouts }) {
+    const group = this.find("[data-show=layouts]");
+    group.hidden = layouts.length < 2;
+    group.replaceChildren(...layouts.map((name) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.dataset.layout = name;
+      button.textContent = LAYOUTS[name] ?? name;
+      button.setAttribute("aria-pressed", String(name === layout));
+      return button;
+    }));
   }
 
   withoutWebGL() {

@@ -60,10 +60,11 @@ class InfluenceMap {
       again: () => this.explained.load(),
     };
     this.root.addEventListener("click", (event) => {
-      const { do: action, target, tool } = event.target.closest("button")?.dataset ?? {};
+      const { do: action, target, tool, layout } = event.target.closest("button")?.dataset ?? {};
       if (action) actions[action]();
       if (target) this.explained.explain(target);
       if (tool) hand.take(tool);
+      if (layout && layout !== this.data.layout) this.send("layout", { layout });
     }, { signal });
     onKeys(signal, {
       0: ["show the whole map", actions.home], f: ["show this prediction and its numbered examples", actions.frame],
@@ -251,7 +252,7 @@ class InfluenceMap {
     const { filter, color, selection } = this.channel.state;
     const mode = this.seen.now.color;
     this.seen.update({ filter, color, selection, ...change });
-    if (change.points || mode !== this.seen.now.color) this.explainColors();
+    if (this.points && (change.points || mode !== this.seen.now.color)) this.explainColors();
     this.picture.redraw(false);
   }
 

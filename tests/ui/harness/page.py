@@ -87,6 +87,7 @@ def examples() -> None:
         on_pick=pick,
         on_inspect=inspect,
         on_webgl=told,
+        on_layout=lambda _: None,
         height=620,
     )
     if not drawn:
