@@ -129,7 +129,7 @@ def test_keys_change_the_answer_and_leave_the_camera(browser: Browser, address: 
         card_shows(page, first)
         page.wait_for_function(f"window.__influenceExplorer && {CHANNEL}?.view?.lastDraw > 0")
         page.wait_for_selector(".ie-list .row")
-        box = page.locator("canvas").first.bounding_box()
+        box = page.locator(".ie-map canvas.points").bounding_box()
         assert box is not None
         page.mouse.move(box["x"] + box["width"] / 3, box["y"] + box["height"] / 3)
         page.mouse.wheel(0, -400)
@@ -139,6 +139,7 @@ def test_keys_change_the_answer_and_leave_the_camera(browser: Browser, address: 
         card_shows(page, second)
         page.wait_for_function(f"new URL(location).searchParams.get('query') === '{second}'")
         assert page.evaluate(f"JSON.stringify({CHANNEL}.view.camera)") == zoomed
+        page.wait_for_function("new URL(location).searchParams.has('camera')")  # also after Python wrote the address
         page.go_back()
         card_shows(page, first)
 

@@ -1,14 +1,18 @@
 /* Where does the link say that one was looking?
  *
  * `camera=x,y,k` in the address, written once the camera rests and read when a run opens or the back button was pressed. All
- * other parameters and the history stay as they are, and nothing is written into the address of another run.
+ * other parameters and the history stay as they are, and nothing is written into the address of another run. Python writes
+ * the address without it: it is put back a moment later.
  */
 
 const CAMERA_REST_MS = 400;
+const CAMERA_KEEP_MS = 500;
 
 class CameraLink {
   constructor(data) {
     this.data = data;
+    this.last = null;
+    this.keeping = setInterval(() => this.keep(), CAMERA_KEEP_MS);
   }
 
   /* Is it this run and this layout that the address speaks of? */
@@ -24,6 +28,7 @@ class CameraLink {
     const numbers = text?.split(",").map((part) => (part.trim() && part.length < 32 ? Number(part) : NaN)) ?? [];
     if (numbers.length !== 3 || !numbers.every(Number.isFinite) || numbers[2] <= 0) return null;
     const [x, y, k] = numbers;
+    this.last = { x, y, k };
     return { x, y, k };
   }
 
@@ -31,6 +36,7 @@ class CameraLink {
   write(camera) {
     clearTimeout(this.timer);
     this.timer = setTimeout(() => {
+      this.last = { ...camera };
       if (this.ours) this.put(camera);
     }, CAMERA_REST_MS);
   }
@@ -46,7 +52,19 @@ class CameraLink {
     if (now !== search) window.history.replaceState(window.history.state, "", `${pathname}${now}${hash}`);
   }
 
-  cancel() {
+  /* The camera that rested last goes back into an address that says nothing of it, or something older. */
+  keep() {
+    if (this.last && this.ours) this.put(this.last);
+  }
+
+  /* A camera on its way into the address stays out of it; `camera` is the one that is there now. */
+  cancel(camera = null) {
     clearTimeout(this.timer);
+    this.last = camera;
+  }
+
+  dispose() {
+    this.cancel();
+    clearInterval(this.keeping);
   }
 }

@@ -125,7 +125,7 @@ class InfluenceMap {
   }
 
   leaveRun() {
-    this.link?.cancel();
+    this.link?.dispose();
     this.unsubscribe?.();
     this.explained?.dispose();
     if (this.channel?.view === this.probe) this.channel.view = null;
@@ -149,7 +149,7 @@ class InfluenceMap {
     const first = this.place === null;
     this.points = points;
     this.place = key;
-    this.link?.cancel();
+    this.link?.dispose();
     this.link = new CameraLink(data);
     this.hand.reset();
     this.face.card(null);
@@ -164,9 +164,9 @@ class InfluenceMap {
   /* The address changed by the back button: it says where one was looking. */
   comeBack() {
     if (!this.points || !this.link.ours) return;
-    this.link.cancel();
-    this.hand.move(() => this.picture.camera.set(this.link.read() ?? HOME));
-    this.link.cancel();
+    const seen = this.link.read() ?? HOME;
+    this.hand.move(() => this.picture.camera.set(seen));
+    this.link.cancel({ ...seen });
   }
 
   wantsLayout(key) {
