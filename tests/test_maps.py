@@ -184,6 +184,7 @@ def test_neighbors_can_be_cancelled():
         maps.neighbors(blobs()[0], 3, stop_at("neighbors"))
 
 
+@pytest.mark.slow
 def test_umap_keeps_groups_together_and_repeats():
     x, group = blobs()
     heard = []

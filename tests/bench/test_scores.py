@@ -8,6 +8,7 @@ import pytest
 from tests.bench import scores
 
 
+@pytest.mark.slow
 def test_the_small_form_prints_its_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scores.main(["--small", "--json", str(tmp_path / "out.json")])
     found = json.loads((tmp_path / "out.json").read_text())

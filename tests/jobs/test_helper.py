@@ -126,6 +126,7 @@ def test_a_fault_of_the_model_is_said_and_costs_no_worker(odd: Run, mood: Path, 
     assert workers(run=odd) == before
 
 
+@pytest.mark.slow
 def test_a_question_that_takes_too_long_is_given_up(odd: Run, mood: Path, forgetful: None) -> None:
     query = int(odd.plan("label")[0])
     ask(odd, int(odd.plan("label")[1]), "label")
@@ -152,6 +153,7 @@ def test_a_worker_that_is_still_loading_goes_on(odd: Run, mood: Path) -> None:
     asking.stop()  # for good: it would wait for its slow network
 
 
+@pytest.mark.slow
 def test_an_idle_worker_ends_and_another_takes_its_place(wine: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     asking.stop()
     monkeypatch.setattr(helper, "IDLE", 0.2)
@@ -177,6 +179,7 @@ def test_at_most_two_workers_and_the_least_recently_used_is_stopped(wine: Run, t
     assert workers() == []
 
 
+@pytest.mark.slow
 def test_a_worker_does_not_outlive_its_parent(wine: Run) -> None:
     code = (
         "import sys, time; from pathlib import Path; from explorer.jobs import asking; from explorer.store import Run\n"

@@ -117,7 +117,7 @@ EXPLORE = ("/", ".ie-list .row")
 PAGES = (EXPLORE, ("/memorized", ".js-plotly-plot"), ("/runs", ".ix-run"))
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("path", "sign"), PAGES)
 def test_axe_finds_nothing_grave(browser: Browser, address: str, path: str, sign: str, scheme: Any) -> None:
     with visited(browser, address + path, sign, color_scheme=scheme) as page:
@@ -126,13 +126,13 @@ def test_axe_finds_nothing_grave(browser: Browser, address: str, path: str, sign
         assert graves(page) == []
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_axe_finds_nothing_grave_on_the_page_without_runs(browser: Browser, empty: str, scheme: Any) -> None:
     with visited(browser, empty, "text=No runs yet", color_scheme=scheme) as page:
         assert graves(page) == []
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_axe_finds_nothing_grave_in_what_opens(browser: Browser, bars: str, scheme: Any) -> None:
     """The class picker, a filter at work, a pinned prediction, and the list of keys."""
     with visited(browser, f"{bars}/?many=1", ".ie-list .row", color_scheme=scheme) as page:

@@ -35,7 +35,7 @@ def url(run: Run) -> Iterator[str]:
         yield address
 
 
-@pytest.fixture(scope="module", params=["light", "dark"])
+@pytest.fixture(scope="module", params=["light", pytest.param("dark", marks=pytest.mark.slow)])
 def page(url: str, request: pytest.FixtureRequest) -> Iterator[Page]:
     with chromium.open_browser() as browser:
         session = browser.new_context(viewport={"width": 1400, "height": 1000}, color_scheme=request.param)

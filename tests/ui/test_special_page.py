@@ -48,7 +48,9 @@ def test_a_link_with_a_selection_counts_the_same_points_as_the_map(
 ) -> None:
     with visit(browser, link(address, select=BOX.text(), filter=filtered)) as page:
         shown = head(page)
-        page.wait_for_function(f"() => {CHANNEL}.state.counts?.selected && {CHANNEL}.state.row")
+        page.wait_for_function(
+            f"() => window.__influenceExplorer && {CHANNEL}?.state.counts?.selected && {CHANNEL}.state.row"
+        )
         counts = page.evaluate(f"() => {CHANNEL}.state.counts")
         numbers = [int(number.replace(",", "")) for number in re.findall(r"[\d,]+", shown)]
         wanted = [counts["selectedTrain"], counts["train"], counts["selectedTest"], counts["test"]]
