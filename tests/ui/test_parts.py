@@ -15,7 +15,7 @@ from tests.ui.conftest import Finished
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 APP = Path(__file__).parent / "harness" / "parts.py"
 WAIT_MS = 60_000
 CELL = """([x, y]) => {
