@@ -55,6 +55,7 @@ def choice(**fields: Any) -> dict[str, Any]:
     return Filter(**fields).as_data()
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_what_is_filtered_out_is_neither_drawn_nor_found_nor_counted(stage: Stage) -> None:
     stage.open("q=17")
@@ -92,6 +93,7 @@ def test_what_is_filtered_out_is_neither_drawn_nor_found_nor_counted(stage: Stag
     assert stage.colors() == {"towards": 0, "away": 0}
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_a_filter_by_influence_follows_the_prediction(stage: Stage) -> None:
     stage.open("q=17")
@@ -126,6 +128,7 @@ def held(stage: Stage) -> tuple[int, int]:
     return int(inside[:N_TRAIN].sum()), int(inside[N_TRAIN:].sum())
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_a_lasso_selects_without_moving_anything_and_escape_lets_go(stage: Stage) -> None:
     stage.open("q=17")
@@ -156,6 +159,7 @@ def test_a_lasso_selects_without_moving_anything_and_escape_lets_go(stage: Stage
     assert stage.js(f"{CHANNEL}.state.counts.selectedTrain") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_shift_and_drag_is_a_box_and_escape_while_drawing_draws_nothing(stage: Stage) -> None:
     stage.open("q=17")
@@ -185,6 +189,7 @@ def test_shift_and_drag_is_a_box_and_escape_while_drawing_draws_nothing(stage: S
     assert stage.camera != camera
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_two_fingers_zoom_and_one_draws(browser: Browser, server: str) -> None:
     with staged(browser, server, has_touch=True) as stage:
@@ -211,6 +216,7 @@ def test_two_fingers_zoom_and_one_draws(browser: Browser, server: str) -> None:
         assert len(stage.js(f"{CHANNEL}.state.selection.polygon")) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_each_color_mode_names_what_its_colors_mean(stage: Stage) -> None:
     stage.open("q=17")
@@ -236,6 +242,7 @@ def test_each_color_mode_names_what_its_colors_mean(stage: Stage) -> None:
     assert stage.page.locator("canvas.points").evaluate("one => one.clientHeight") == height
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_the_card_shows_a_picture_after_a_rest_and_a_pointed_point_a_halo(stage: Stage) -> None:
     stage.open("q=17")
@@ -270,6 +277,7 @@ def address(stage: Stage) -> str:
     return stage.js("window.location.search")
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_the_camera_is_in_the_address_and_comes_back_from_it(stage: Stage) -> None:
     stage.open("q=17&other=a%3Ab,c")
@@ -289,6 +297,7 @@ def test_the_camera_is_in_the_address_and_comes_back_from_it(stage: Stage) -> No
     assert address(stage) == "?q=17&other=a%3Ab,c"
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_the_back_button_brings_the_camera_back_and_another_run_is_left_alone(stage: Stage) -> None:
     stage.open("q=17&camera=0.1,-0.2,3")
@@ -307,6 +316,7 @@ def test_the_back_button_brings_the_camera_back_and_another_run_is_left_alone(st
     assert address(stage) == "?q=17&run=another"
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.parametrize("text", ["", "1,2", "1,2,x", "NaN,0,1", "0,0,-3", "0,0,0", "1,2,3,4", "Infinity,0,2", "0,,2"])
 def test_a_camera_that_is_none_is_home(stage: Stage, text: str) -> None:
@@ -317,6 +327,7 @@ def test_a_camera_that_is_none_is_home(stage: Stage, text: str) -> None:
 # ---- the picture to save ----
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_the_saved_picture_shows_the_map_and_says_what_it_is(stage: Stage) -> None:
     stage.open("q=17")
@@ -337,6 +348,7 @@ def test_the_saved_picture_shows_the_map_and_says_what_it_is(stage: Stage) -> No
     assert Image.open(BytesIO(bytes(again))).size == saved.size
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_a_large_map_is_whole_at_rest_and_says_so_until_then(browser: Browser, server: str) -> None:
     with staged(browser, server) as stage:
