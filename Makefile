@@ -11,10 +11,10 @@ demo: .venv/.installed
 
 test: .venv/.tested check
 
-# What CI runs; needs the environment of `make test`. Four at a time on any machine: browsers and workers mostly wait.
+# What CI runs; needs the environment of `make test`. Two at a time: browsers and workers mostly wait.
 # Tests marked slow (minutes in all: each theme again, pages of single parts, dying workers, small benchmarks) are left to `make slow`.
 check: lint
-	$(BIN)/python -m pytest -m "not slow" -n 4 --dist loadfile --durations=25
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --durations=25
 
 lint:
 	$(BIN)/ruff check .
