@@ -199,7 +199,7 @@ def table(
         raise SettingsError(
             f"Expected a selection such as 'umap:0.1,0.2;0.3,0.4;0.5,0'; found {select!r}. Copy it from the page's address."
         )
-    return shown.table(found, shown.test_row(found, query), target, kept, chosen, strongest=strongest)
+    return shown.table(found, found.test_row(query), target, kept, chosen, strongest=strongest)
 
 
 def _check_decay(weight_decay: float) -> None:

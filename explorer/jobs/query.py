@@ -65,14 +65,7 @@ def rank_from_run(run: Run, query_id: str, target: Target) -> pd.DataFrame:
             f"Expected a run whose influence and memorization are computed; found {run.key} unfinished. "
             f"Go on with `explorer resume {run.key}`, then export."
         )
-    queries = run.table("queries")
-    found = queries.loc[queries["id"].astype(str) == query_id, "row"]
-    if found.empty:
-        raise RunError(
-            f"Expected the id of a test example of run {run.key}; found {query_id!r}. "
-            f"Ids look like {', '.join(queries['id'].head(3))}; the page lists all {len(queries)}."
-        )
-    influence = _influence(run, int(found.iloc[0]), target)
+    influence = _influence(run, run.test_row(query_id), target)
     memorized = run.table("memorization")
     labels = run.table("train")
     return ranking(

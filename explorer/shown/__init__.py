@@ -5,6 +5,6 @@ Reads what a job stored and computes no influence; knows no widgets, so that a l
 
 from explorer.shown.filters import NO_CLASS, Filter
 from explorer.shown.selection import Selection, in_map_units
-from explorer.shown.table import Words, shown, table, test_row
+from explorer.shown.table import Words, shown, table
 
-__all__ = ["NO_CLASS", "Filter", "Selection", "Words", "in_map_units", "shown", "table", "test_row"]
+__all__ = ["NO_CLASS", "Filter", "Selection", "Words", "in_map_units", "shown", "table"]

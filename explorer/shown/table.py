@@ -60,22 +60,6 @@ class Words:
         return f"explorer export {self.run} {said} --format csv"
 
 
-def test_row(run: Run, name: str) -> int:
-    """The test row of an id.
-
-    Raises:
-        RunError: the run has no such test example.
-    """
-    queries = run.table("queries")
-    found = queries.loc[queries["id"].astype(str) == name, "row"]
-    if found.empty:
-        raise RunError(
-            f"Expected the id of a test example of run {run.key}; found {name!r}. "
-            f"Ids look like {', '.join(queries['id'].astype(str).head(3))}; the page lists all {len(queries):,}."
-        )
-    return int(found.iloc[0])
-
-
 def table(
     run: Run,
     query: int,

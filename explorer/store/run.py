@@ -166,6 +166,21 @@ class Run:
         mapped: NDArray[Any] = np.load(self.path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
         return mapped
 
+    def test_row(self, name: str) -> int:
+        """The test row of an id.
+
+        Raises:
+            RunError: the run has no such test example.
+        """
+        queries = self.table("queries")
+        found = queries.loc[queries["id"].astype(str) == name, "row"]
+        if found.empty:
+            raise RunError(
+                f"Expected the id of a test example of run {self.key}; found {name!r}. "
+                f"Ids look like {', '.join(queries['id'].astype(str).head(3))}; the page lists all {len(queries):,}."
+            )
+        return int(found.iloc[0])
+
     def layouts(self) -> list[Layout]:
         """Maps that are ready, best last."""
         return [name for name in LAYOUTS if self.has(f"coordinates-{name}.npy")]

@@ -62,7 +62,7 @@ def write(run: Run) -> None:
         "part": "" if state.get("part") == PARTS[0] else state.get("part"),
     }
     if state.get("inspected") is not None:
-        optional["row"] = str(load.train_table(run)["id"].iloc[state.get("inspected")])
+        optional["row"] = load.train_columns(run).ids.at([state.get("inspected")])[0]
     if state.get("pinned") is not None:
         query, target = state.get("pinned")
         optional |= {"pin": _test_id(run, query), "pin-target": "" if target == TARGETS[0] else target}

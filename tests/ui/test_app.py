@@ -190,7 +190,7 @@ def test_the_link_restores_run_query_and_target(browser: Browser, address: str, 
 def selected_by_python(page: Page, run: Run) -> dict[str, int]:
     """How many points the address selects, counted without the browser."""
     said = {name: values[0] for name, values in parse_qs(urlsplit(page.url).query).items()}
-    row = shown.test_row(run, said["query"])
+    row = run.test_row(said["query"])
     kept, chosen = shown.Filter.parse(said.get("filter")), shown.Selection.parse(said.get("select"))
     mask = shown.shown(run, kept, chosen, run.row(row, "label"))
     train = run.meta().train
