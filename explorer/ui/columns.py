@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from explorer.store import Run
+from explorer.ui import memory
 
 WRONG, MEMORIZED, COPY, TWIN = 1, 2, 4, 8
 """Bits of an example's flags: answered wrongly, flagged as memorized, planted copy, near-duplicate of another one."""
@@ -75,12 +76,12 @@ def columns(run: Run, stamp: str) -> Columns:
 def _columns(path: str, stamp: str) -> Columns:  # noqa: ARG001 - part of the cache's key
     run = Run.at(Path(path))
     known, outcomes = run.path / "train.parquet", run.path / "outcomes-train.parquet"
-    flags = _numbers(outcomes, "wrong").astype(np.uint8) * WRONG
+    flags = numbers(outcomes, "wrong").astype(np.uint8) * WRONG
     if run.has("memorization.parquet"):
-        flags |= _numbers(run.path / "memorization.parquet", "memorized").astype(np.uint8) * MEMORIZED
+        flags |= numbers(run.path / "memorization.parquet", "memorized").astype(np.uint8) * MEMORIZED
     planted = "true_label" in pq.read_schema(known).names
     if planted:
-        flags |= (_numbers(known, "copy_of") >= 0).astype(np.uint8) * COPY
+        flags |= (numbers(known, "copy_of") >= 0).astype(np.uint8) * COPY
     twins = run.near_duplicates()
     if twins is not None:
         flags |= twins.astype(np.uint8) * TWIN
@@ -88,16 +89,17 @@ def _columns(path: str, stamp: str) -> Columns:  # noqa: ARG001 - part of the ca
         ids=PackedText(
             pq.read_table(known, columns=["id"], use_threads=False)["id"].cast(pa.large_string()).combine_chunks()
         ),
-        labels=_small(_numbers(known, "label")),
-        predictions=_small(_numbers(outcomes, "prediction")),
+        labels=_small(numbers(known, "label")),
+        predictions=_small(numbers(outcomes, "prediction")),
         flags=flags,
-        true_labels=_small(_numbers(known, "true_label")) if planted else None,
+        true_labels=_small(numbers(known, "true_label")) if planted else None,
     )
-    pa.default_memory_pool().release_unused()
+    memory.trim()
     return made
 
 
-def _numbers(file: Path, name: str) -> NDArray[Any]:
+def numbers(file: Path, name: str) -> NDArray[Any]:
+    """One column of a table of a run, and nothing else of it."""
     values: NDArray[Any] = pq.read_table(file, columns=[name], use_threads=False)[name].to_numpy()
     return values
 

@@ -1,14 +1,17 @@
 """How many examples of a run is each choice of the filter bar about?
 
-Counted once for each state of the run's files; reads tables and knows no widget.
+Counted once for each state of the run's files; reads single columns and knows no widget.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
+
+from numpy.typing import NDArray
 
 from explorer.store import Run
-from explorer.ui import load
+from explorer.ui import columns, load
 from explorer.ui.scatter import Counts, counted
 
 
@@ -21,7 +24,11 @@ def counts(run: Run) -> Counts:
 def _counts(path: str, stamp: str) -> Counts:  # noqa: ARG001 - part of the cache's key
     run = load.open_at(path)
     meta = run.meta()
-    labels = run.table("train")["label"].to_numpy(), run.table("test")["label"].to_numpy()
-    wrong = run.table("outcomes-train")["wrong"].to_numpy(), run.table("queries")["wrong"].to_numpy()
-    memorized = run.table("memorization")["memorized"].to_numpy() if run.has("memorization.parquet") else None
+
+    def column(table: str, name: str) -> NDArray[Any]:
+        return columns.numbers(run.path / f"{table}.parquet", name)
+
+    labels = column("train", "label"), column("test", "label")
+    wrong = column("outcomes-train", "wrong"), column("queries", "wrong")
+    memorized = column("memorization", "memorized") if run.has("memorization.parquet") else None
     return counted(len(meta.classes) if meta.task == "classification" else 0, labels, wrong, memorized)

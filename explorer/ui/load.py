@@ -20,7 +20,7 @@ from explorer.contracts import Target
 from explorer.errors import RunError
 from explorer.jobs import asking
 from explorer.store import Meta, Row, Run, TopList, find, list_runs, read_json, runs_root
-from explorer.ui import columns
+from explorer.ui import columns, memory
 from explorer.ui.columns import Columns
 
 STAGED = (
@@ -164,7 +164,9 @@ def _meta(path: str) -> Meta:
 
 @lru_cache(maxsize=32)
 def _table(path: str, name: str) -> pd.DataFrame:
-    return open_at(path).table(name)
+    found = open_at(path).table(name)
+    memory.trim()
+    return found
 
 
 @lru_cache(maxsize=8)
@@ -178,7 +180,7 @@ def _train_table(path: str, stamp: str) -> pd.DataFrame:  # noqa: ARG001 - part 
 
 @lru_cache(maxsize=32)
 def _positions(path: str) -> NDArray[np.int32]:
-    rows = _table(path, "queries")["row"].to_numpy()
+    rows = columns.numbers(Path(path) / "queries.parquet", "row")
     positions = np.zeros(len(rows), dtype=np.int32)
     positions[rows] = np.arange(len(rows), dtype=np.int32)
     return positions

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import streamlit as st
+from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -24,6 +25,8 @@ IDENTITY = {"Content-Encoding": "identity"}
 """Keeps the built-in gzip away: it costs 25 times the transfer of an 8 MB row on one machine."""
 
 
+TRIM = BackgroundTask(memory.trim)
+"""After answers of megabytes."""
 HOUR, NEVER = {"Cache-Control": "private, max-age=3600"}, {"Cache-Control": "private, no-store"}
 """For what never changes, and for what changes while a run grows."""
 
@@ -45,7 +48,8 @@ def points(request: Request, run: Run) -> Response:
     layout = request.path_params["layout"]
     if layout not in run.layouts():
         return _refuse(404, f"The map {layout!r} is not computed yet.")
-    return Response(wire.points(run, layout), media_type="application/octet-stream", headers=IDENTITY)
+    body = wire.points(run, layout)
+    return Response(body, media_type="application/octet-stream", headers=IDENTITY, background=TRIM)
 
 
 def influence(request: Request, run: Run) -> Response:
@@ -85,7 +89,7 @@ def _asked(request: Request, run: Run) -> tuple[Target, int]:
 
 def queries(request: Request, run: Run) -> Response:  # noqa: ARG001 - one signature for all routes
     """The list of test predictions."""
-    return Response(wire.queries(run), media_type="application/json")
+    return Response(wire.queries(run), media_type="application/json", background=TRIM)
 
 
 def thumbnail(request: Request, run: Run) -> Response:

@@ -9,7 +9,7 @@ import io
 import json
 import math
 import mmap
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -26,8 +26,8 @@ from explorer.store.run import Split
 NO_CODE = 255
 MEMORIZED, WRONG, PLANTED = 1, 2, 4
 """Bits of a point's marks."""
-READ = 2**16
-"""Rows of a table that are in memory at once."""
+READ, LISTED = 2**16, 2**11
+"""Rows of a table that are in memory at once: as numbers, as objects of Python."""
 THUMBNAIL = 64
 """Shortest side, in pixels, to which small pictures are enlarged (whole-number steps, no smoothing)."""
 
@@ -74,21 +74,26 @@ def influence(top: TopList, row: Row) -> bytes:
 
 def queries(run: Run) -> bytes:
     """The list of test predictions as JSON columns, in the order people want them."""
-    meta, table = run.meta(), run.table("queries")
-    ready = np.isin(table["row"].to_numpy(), run.ready())
-    columns = {
-        "rows": table["row"].tolist(),
-        "ids": table["id"].astype(str).tolist(),
-        "labels": names(table["label"], meta),
-        "predictions": names(table["prediction"], meta),
-        "confidence": [_number(value) for value in table["confidence"]],
-        "loss": [_number(value) for value in table["loss"]],
-        "wrong": table["wrong"].astype(int).tolist(),
-        "ready": ready.astype(int).tolist(),
-        "kind": meta.preview,
-        "task": meta.task,
+    meta, computed = run.meta(), run.ready()
+    columns: dict[str, tuple[str, Callable[[list[Any]], list[Any]]]] = {
+        "rows": ("row", list),
+        "ids": ("id", lambda values: [str(value) for value in values]),
+        "labels": ("label", lambda values: names(values, meta)),
+        "predictions": ("prediction", lambda values: names(values, meta)),
+        "confidence": ("confidence", lambda values: [_number(value) for value in values]),
+        "loss": ("loss", lambda values: [_number(value) for value in values]),
+        "wrong": ("wrong", lambda values: [int(value) for value in values]),
+        "ready": ("row", lambda values: np.isin(values, computed).astype(int).tolist()),
     }
-    return json.dumps(columns, separators=(",", ":")).encode()
+    parts = [f'"{name}":[{_listed(run, column, made)}]' for name, (column, made) in columns.items()]
+    return f'{{{",".join(parts)},"kind":{json.dumps(meta.preview)},"task":{json.dumps(meta.task)}}}'.encode()
+
+
+def _listed(run: Run, column: str, made: Callable[[list[Any]], list[Any]]) -> str:
+    """A column of the table of queries as JSON, a block at a time: objects of all of it would take a hundred times its bytes."""
+    table = pq.ParquetFile(run.path / "queries.parquet")
+    blocks = (batch[column].to_pylist() for batch in table.iter_batches(LISTED, columns=[column], use_threads=False))
+    return ",".join(json.dumps(made(block), separators=(",", ":"))[1:-1] for block in blocks if block)
 
 
 def names(values: Iterable[Any], meta: Meta) -> list[str]:

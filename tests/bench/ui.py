@@ -132,7 +132,9 @@ def million_part(browser: Browser, run: Run, small: Run, effort: Effort) -> list
         bare = server.memory()
         with visit(browser, server.address, small) as visitor:
             visitor.loaded()
-            map_clicks(visitor, small, 1)
+            map_clicks(
+                visitor, small, 2 * effort.clicks
+            )  # as many as below: what they leave behind is not of the points
         ready = server.memory()
         first_load(browser, server.address, run, tell)
         with visit(browser, server.address, run) as visitor:
@@ -286,12 +288,12 @@ def keys(visitor: Visitor, effort: Effort, tell: Teller) -> None:
 
 
 def memory(server: Server, bare: int, ready: int, points: int, tell: Teller) -> None:
-    """What opening the run and clicking in it added to the server, by point."""
+    """What opening the run and clicking in it added to the server that had answered as much in a small run, by point."""
     now = server.memory()
     what = "server memory added by opening the run and the clicks"
     tell.add(Row(what, ((now - ready) / points,), "B/point", target=BYTES_A_POINT))
     tell.add(Row("of it: before the first page of any run", (bare / MB,), "MB"))
-    tell.add(Row("of it: after a page of a small run (code loaded)", (ready / MB,), "MB"))
+    tell.add(Row("of it: after load and clicks in a small run", (ready / MB,), "MB"))
     tell.add(Row("of it: after load and clicks", (now / MB,), "MB"))
 
 

@@ -272,6 +272,23 @@ def test_the_next_answers_are_there_before_they_are_asked_for(stage: Stage) -> N
 
 
 @pytest.mark.browser
+def test_the_answer_to_what_the_hand_rests_on_is_there_before_the_click(stage: Stage) -> None:
+    stage.open()
+    stage.shows(17)
+    far = stage.js(f"{CHANNEL}.state.order")[-2]
+    stage.js(f"{CHANNEL}.publish({{likely: {far}}}, 'map')")
+    stage.until(f"{CHANNEL}.answers.kept.has('label/{far}')")
+    stage.shows(17)
+    stage.js(f"{CHANNEL}.publish({{likely: {synthetic.NOT_COMPUTED}}}, 'map')")  # would cost the server a second
+    stage.page.wait_for_timeout(200)
+    assert stage.count(synthetic.NOT_COMPUTED) == 0
+    stage.page.route("**/answer/**", lambda route: None)  # never answers again
+    stage.pick(far)
+    stage.shows(far)
+    stage.page.unroute_all(behavior="ignoreErrors")
+
+
+@pytest.mark.browser
 def test_a_late_answer_is_covered_in_the_height_of_the_old_one_and_then_drawn(stage: Stage) -> None:
     stage.open()
     stage.shows(17)

@@ -194,7 +194,7 @@ def test_the_drawing_order_is_a_fair_sample_from_its_beginning(bare: Page) -> No
 
 # ---- how it is drawn ----
 
-DRAWN = """async ({ points, parts, card, values }) => {
+DRAWN = """async ({ points, parts, card, values, kind }) => {
   const made = (POINTS)(points);
   Object.assign(made, await center(made.at, made.total));
   made.order = await shuffled(made.nTrain);
@@ -202,7 +202,7 @@ DRAWN = """async ({ points, parts, card, values }) => {
   [canvas.width, canvas.height] = [300, 200];
   document.body.append(canvas);
   const gl = new PointsGL(canvas), camera = new Camera(), theme = readTheme(document.body);
-  if (card) gl.raster = null;
+  if (card) gl.rasters = null;
   camera.resize(300, 200);
   camera.open(made, null);
   gl.setPoints(made);
@@ -214,31 +214,35 @@ DRAWN = """async ({ points, parts, card, values }) => {
   gl.setPalette(paletteOf("label", theme, 0.4));
   gl.setTints(tintPoints(made, "label", shown, null, new Uint8Array(made.total)));
   gl.fit();
-  gl.squared = () => 2;
+  gl.squared = () => (kind === "squares" ? 2 : 0);
+  gl.plain = false;
   if (values) gl.setStrong(strongest(made, { values: new Int8Array(values), scale: 1 }, shown, null));
-  const layer = gl.layers[values ? "strong" : "ground"], view = { id: "here", ...camera.clip };
+  const layer = gl.layers[kind in gl.layers ? kind : "ground"], view = { id: "here", ...camera.clip };
   gl.price(camera, 1);
   layer.start(view);
   const states = [];
   for (let part = 0; part < parts; part++) {
-    gl.step(layer, camera, theme, 1, part === parts - 1 ? Infinity : (made.nTrain / parts) * layer.cost);
+    gl.step(layer, camera, theme, 1, part === parts - 1 ? Infinity : (layer.total / parts) * layer.cost);
     states.push([layer.done, layer.isWhole(view)]);
   }
   const pixels = new Uint8Array(4 * 300 * 200);
   gl.gl.bindFramebuffer(gl.gl.FRAMEBUFFER, layer.now.frame);
   gl.gl.readPixels(0, 0, 300, 200, gl.gl.RGBA, gl.gl.UNSIGNED_BYTE, pixels);
   gl.dispose();
-  return { pixels: btoa(String.fromCharCode(...pixels)), states, raster: gl.raster !== null };
+  return { pixels: btoa(String.fromCharCode(...pixels)), states, raster: gl.rasters !== null };
 }""".replace("POINTS", POINTS)
 
 
-def drawn(page: Page, parts: int, card: bool, values: list[int] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-    points = as_sent(crowd(4000, 10, 8))
+def drawn(
+    page: Page, kind: str, parts: int, card: bool, values: list[int] | None = None
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Pixels `[y, x, rgba]` of 4,000 points (400 test points for `kind` "tests") on a small map."""
+    points = as_sent(crowd(4000, 400, 8))
     got = page.evaluate(
         DRAWN.replace(
             "String.fromCharCode(...pixels)", "Array.from(pixels, (one) => String.fromCharCode(one)).join('')"
         ),
-        {"points": points, "parts": parts, "card": card, "values": values},
+        {"points": points, "parts": parts, "card": card, "values": values, "kind": kind},
     )
     return np.frombuffer(base64.b64decode(got["pixels"]), np.uint8).reshape(200, 300, 4).astype(int), got
 
@@ -253,9 +257,9 @@ SNAPPED = 0.2
 
 @pytest.mark.browser
 def test_without_a_card_the_same_pixels_are_drawn_and_parts_add_up_to_the_whole(bare: Page) -> None:
-    card, one = drawn(bare, 1, card=True)
-    several, parts = drawn(bare, 5, card=True)
-    raster, other = drawn(bare, 3, card=False)
+    card, one = drawn(bare, "squares", 1, card=True)
+    several, parts = drawn(bare, "squares", 5, card=True)
+    raster, other = drawn(bare, "squares", 3, card=False)
     assert (one["raster"], other["raster"]) == (False, True)
     assert [done for done, _ in parts["states"]] == [800, 1600, 2400, 3200, 4000]
     assert [whole for _, whole in parts["states"]] == [False] * 4 + [True]
@@ -273,25 +277,45 @@ def test_without_a_card_the_same_pixels_are_drawn_and_parts_add_up_to_the_whole(
 
 
 TINY = 16
-"""Side in px of areas whose mean color is compared: stamps stand on whole pixels, the card's dots between them."""
-SAME_INK, SAME_PLACES = 0.05, 0.95
+"""Side in px of areas whose mean color is compared: stamps stand on quarters of a pixel, the card's dots between them."""
+SAME_INK, SAME_PLACES = 0.05, 0.99
 """Of all color drawn, relatively; correlation over the areas, some of whose dots stand on a border."""
+
+
+def areas(pixels: np.ndarray) -> np.ndarray:
+    return (
+        pixels[: 200 // TINY * TINY, : 300 // TINY * TINY].reshape(200 // TINY, TINY, 300 // TINY, TINY, 4).mean((1, 3))
+    )
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("kind", "total"), [("dots", 4000), ("tests", 400)])
+def test_without_a_card_dots_and_test_points_look_the_same(bare: Page, kind: str, total: int) -> None:
+    card, _ = drawn(bare, kind, 1, card=True)
+    stamps, _ = drawn(bare, kind, 1, card=False)
+    several, parts = drawn(bare, kind, 4, card=False)
+    np.testing.assert_array_equal(several, stamps)
+    assert parts["states"][-1] == [total, True]
+    assert [whole for _, whole in parts["states"][:-1]] == [False] * (len(parts["states"]) - 1)
+    assert np.abs(card.sum((0, 1)) / stamps.sum((0, 1)) - 1).max() < SAME_INK
+    assert np.corrcoef(areas(card).ravel(), areas(stamps).ravel())[0, 1] > SAME_PLACES
+    close = np.corrcoef(card.ravel(), stamps.ravel())[0, 1]
+    assert close > 0.99  # an eighth of a pixel moves an edge by as much of its color
+    for axis, step in [(0, 1), (0, -1), (1, 1), (1, -1)]:
+        moved = np.corrcoef(card.ravel(), np.roll(stamps, step, axis=axis).ravel())[0, 1]
+        assert 1 - moved > 10 * (1 - close)
 
 
 @pytest.mark.browser
 def test_without_a_card_the_strong_look_the_same_and_the_strongest_lie_on_top(bare: Page) -> None:
     values = np.zeros(4000, dtype=int)
     values[:40] = np.linspace(24, 127, 40).astype(int) * np.where(np.arange(40) % 2, 1, -1)
-    card, _ = drawn(bare, 1, card=True, values=values.tolist())
-    stamps, other = drawn(bare, 1, card=False, values=values.tolist())
+    card, _ = drawn(bare, "strong", 1, card=True, values=values.tolist())
+    stamps, other = drawn(bare, "strong", 1, card=False, values=values.tolist())
     assert other["raster"]
     assert other["states"][0][1]
-    areas = [
-        one[: 200 // TINY * TINY, : 300 // TINY * TINY].reshape(200 // TINY, TINY, 300 // TINY, TINY, 4).mean((1, 3))
-        for one in (card, stamps)
-    ]
     assert np.abs(card.sum((0, 1)) / stamps.sum((0, 1)) - 1).max() < SAME_INK
-    assert np.corrcoef(areas[0].ravel(), areas[1].ravel())[0, 1] > SAME_PLACES
+    assert np.corrcoef(areas(card).ravel(), areas(stamps).ravel())[0, 1] > SAME_PLACES
     for one in (card, stamps):
         assert (one[..., 2] - one[..., 0] > 70).sum() > 50
         assert (one[..., 0] - one[..., 2] > 70).sum() > 50

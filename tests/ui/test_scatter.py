@@ -418,6 +418,56 @@ def test_the_next_predictions_are_there_before_they_are_asked_for(stage: Stage) 
 
 
 @pytest.mark.browser
+@pytest.mark.parametrize("on", ["map", "list"])
+def test_what_the_hand_rests_on_is_there_before_the_click(stage: Stage, on: str) -> None:
+    stage.open("q=17")
+    stage.top()
+    stage.page.wait_for_timeout(500)
+    ahead = stage.js(f"{CHANNEL}.state.order")[:8]
+    query = stage.find(WRONG) if on == "map" else ahead[6]
+
+    def rest() -> None:
+        if on == "map":
+            stage.page.mouse.move(*stage.js(f"{CHANNEL}.view.screenOf(argument)", 1500 + query))
+        else:
+            stage.page.locator(f"#row-{query}").hover()
+
+    def mine() -> list[str]:
+        return [url for url in stage.asked if url.split("?")[0].endswith(f"/{query}.bin")]
+
+    assert not mine()
+    before = stage.state["query"]
+    with stage.page.expect_response(lambda answer: answer.url.split("?")[0].endswith(f"/{query}.bin")):
+        rest()
+    stage.until(f"{CHANNEL}.state.likely === {query}")
+    assert stage.state["query"] == before
+    stage.page.route("**/influence/**", lambda route: None)  # never answers again
+    stage.page.wait_for_timeout(100)
+    stage.recolored(lambda: (stage.page.mouse.down(), stage.page.mouse.up()))
+    assert stage.js(f"{CHANNEL}.view.shown") == f"label/{query}"
+    assert len(mine()) == 1
+    stage.page.unroute_all(behavior="ignoreErrors")
+
+
+@pytest.mark.browser
+def test_a_hand_that_passes_over_asks_for_nothing(stage: Stage) -> None:
+    stage.open("q=17")
+    stage.top()
+    stage.page.wait_for_timeout(500)
+    asked = len(stage.asked)
+    places = [stage.js(f"{CHANNEL}.view.screenOf(argument)", 1500 + query) for query in range(40)]
+    stage.js(
+        """places => { const canvas = document.querySelector("canvas.points") ?? [...document.querySelectorAll("*")]
+            .map((one) => one.shadowRoot?.querySelector("canvas.points")).find(Boolean);
+          for (const [x, y] of places) canvas.dispatchEvent(new PointerEvent("pointermove", { clientX: x, clientY: y, bubbles: true }));
+          canvas.dispatchEvent(new PointerEvent("pointerleave")); }""",
+        places,
+    )
+    stage.page.wait_for_timeout(300)
+    assert not [url for url in stage.asked[asked:] if "/influence/" in url]
+
+
+@pytest.mark.browser
 def test_the_map_works_without_a_list(stage: Stage) -> None:
     stage.page.goto(f"{stage.url}/?q=17&list=0")
     stage.until(f"{CHANNEL}?.view?.lastDraw > 0")

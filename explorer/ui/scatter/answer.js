@@ -50,6 +50,7 @@ class AnswerPanel {
     this.wanted = this.shown = null;
     const unsubscribe = this.channel.subscribe((state, changed) => {
       if (["query", "target", "queries"].some((name) => changed.includes(name))) this.selected();
+      if (changed.includes("likely")) this.prepare(state.likely);
       if (changed.includes("order") && this.shown === this.wanted) this.lookAhead();
     });
     const come = (answer) => this.wanted === answer.key && this.draw(answer);
@@ -112,6 +113,12 @@ class AnswerPanel {
     this.idle = setTimeout(() => {
       for (const key of this.ahead()) this.channel.answers.prefetch(key);
     }, ANSWER_IDLE_MS);
+  }
+
+  /* The hand rests on this prediction: a click is to find its answer here. */
+  prepare(query) {
+    const ready = queryFacts(this.channel.state.queries, query)?.ready ?? true;
+    if (query !== null && ready && this.speaks) this.channel.answers.prefetch(this.keyOf(query));
   }
 
   ahead() {

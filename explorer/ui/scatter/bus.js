@@ -10,6 +10,7 @@
  *               selection          null or { layout, polygon }: what was lassoed, in map units
  *               inspected          the training row that the drawer is open on, or null
  *               pinned             null or { query, target }: the A of a comparison
+ *               likely             the test row that the hand rests on and may choose next, or null
  *               pointed            the point under the pointer in a gallery or list, or -1
  *               row, counts        what the map is colored by, and how many points it shows
  *     .publish(change, source)                    merges into `state` and tells every subscriber what changed
@@ -44,7 +45,7 @@ class Channel {
     this.state = {
       query: null, target: "label", order: null, queries: null,
       filter: NO_FILTER, color: "influence", selection: null, inspected: null, pinned: null,
-      pointed: -1, row: null, counts: null,
+      likely: null, pointed: -1, row: null, counts: null,
     };
     this.view = this.panel = null;
     this.subscribers = new Set();

@@ -108,6 +108,12 @@ class Explained {
     return upcoming(this.channel.state, few, this.data.n_test).map((query) => [query, this.targetOf(query)]);
   }
 
+  /* The hand rests on this prediction: a click is to find its row here. */
+  prepare(query) {
+    const facts = queryFacts(this.channel.state.queries, query);
+    if (query !== null && query !== this.query && (facts?.ready ?? true)) this.rows.prefetch(query, this.targetOf(query));
+  }
+
   pick(query, target) {
     this.channel.publish({ query, target }, "map");
     const pick = { query, target: this.target };

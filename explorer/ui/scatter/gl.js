@@ -11,9 +11,8 @@ const FIRST = { strong: 20_000, ground: 50_000, tests: 5_000 };
 /* Work for one point, in squares drawn by the card. */
 const COSTS = { strong: 2.5, ground: 1.5, tests: 5 };
 const SQUARE_COST = 1;
-const RASTER_COST = 0.06;
-/* Stamps are drawn in one go: the strongest last. */
-const STAMP_COST = 0.6;
+/* The same without a card, for each px of a square or stamp. */
+const PIXEL_COST = 0.015;
 const SQUARES_BELOW = 2.6;
 /* Where more are colored than this, rims would cover the neighbors. */
 const RIMMED_UP_TO = 20_000;
@@ -58,7 +57,7 @@ class PointsGL {
     this.layers = Object.fromEntries(Object.keys(RANKS).map((name) => [name, new Layer(gl, {
       deep: name === "strong", first: FIRST[name], ranks: RANKS[name], cost: COSTS[name],
     })]));
-    this.raster = drawsInSoftware(gl) ? new Raster() : null;
+    this.rasters = drawsInSoftware(gl) ? { ground: new Raster(), strong: new Raster(), tests: new Raster() } : null;
     this.paletteSheet = gl.createTexture();
     this.densitySheet = gl.createTexture();
     gl.blendFunc(gl.ONE, gl.ONE_MINUS_SRC_ALPHA);
@@ -84,7 +83,7 @@ class PointsGL {
       places[2 * n + 1] = at[2 * order[n] + 1];
     }
     places.set(at.subarray(2 * nTrain), 2 * nTrain);
-    this.places = this.raster ? places : null;
+    this.places = this.rasters ? places : null;
     this.fill(buffers.places, places);
     this.fill(buffers.tints, new Uint8Array(total));
     this.fill(buffers.marks, points.marks.subarray(nTrain));
@@ -188,29 +187,52 @@ class PointsGL {
     return size < SQUARES_BELOW ? Math.max(1, Math.round(size)) : 0;
   }
 
-  /* What a point costs depends on how large it is drawn. */
+  /* What a point costs depends on how large it is drawn, and by what. */
   price(camera, ratio) {
     const square = this.squared(camera, ratio);
-    const { ground, strong } = this.layers;
-    ground.cost = !square ? COSTS.ground : this.raster ? RASTER_COST : SQUARE_COST;
-    strong.undivided = Boolean(square && this.raster);
-    strong.cost = strong.undivided ? STAMP_COST : COSTS.strong;
+    const { ground, strong, tests } = this.layers;
+    const { size, closer } = this.dot(camera, ratio);
+    const area = (wide) => PIXEL_COST * Math.ceil(wide) ** 2;
+    if (this.rasters) {
+      ground.cost = area(square || size + 1);
+      strong.cost = area(size + 2);
+      tests.cost = area(2 * testGrain(this.points?.nTest ?? 0, this.plain).base * closer + 4);
+    } else ground.cost = square ? SQUARE_COST : COSTS.ground;
   }
 
   /* Draws the next part of `layer` for at most `budget`; says how much work that was. */
   step(layer, camera, theme, ratio, budget) {
     const { gl, layers } = this;
-    const few = layer.next(budget);
-    gl.viewport(0, 0, gl.canvas.width, gl.canvas.height);
-    gl.enable(gl.BLEND);
-    layer.bind();
-    if (layer === layers.ground) this.drawGround(layer.done, few, camera, ratio);
-    else if (layer === layers.strong) this.drawStrong(layer.done, few, camera, theme, ratio);
-    else this.drawTests(layer.done, few, camera, theme, ratio);
-    gl.bindVertexArray(null);
-    gl.bindFramebuffer(gl.FRAMEBUFFER, null);
+    const few = layer.next(budget), first = layer.done;
+    const name = Object.keys(layers).find((one) => layers[one] === layer);
+    if (this.rasters) this.stamp(name, first, first + few, camera, theme, ratio);
+    else {
+      gl.viewport(0, 0, gl.canvas.width, gl.canvas.height);
+      gl.enable(gl.BLEND);
+      layer.bind();
+      if (name === "ground") this.drawGround(first, few, camera, ratio);
+      else if (name === "strong") this.drawStrong(first, few, camera, theme, ratio);
+      else this.drawTests(first, few, camera, theme, ratio);
+      gl.bindVertexArray(null);
+      gl.bindFramebuffer(gl.FRAMEBUFFER, null);
+    }
     layer.advanced(few);
     return few * layer.cost;
+  }
+
+  /* Draws a part of a layer without a card. */
+  stamp(name, from, to, { clip, at }, theme, ratio) {
+    const { gl, rasters: { [name]: raster }, layers: { [name]: layer } } = this;
+    const { width, height } = gl.canvas;
+    if (from === 0) raster.start(width, height);
+    const square = this.squared({ at }, ratio);
+    if (name === "strong") raster.strong(this.strong, from, to, clip, this.strongLook({ at }, theme, ratio));
+    else if (name === "tests") raster.tests(this, from, to, clip, this.testLook({ at }, theme, ratio));
+    else if (square) raster.squares(this, from, to, clip, square);
+    else raster.dots(this, from, to, clip, this.dot({ at }, ratio).size + 1);
+    gl.bindTexture(gl.TEXTURE_2D, layer.now.texture);
+    gl.pixelStorei(gl.UNPACK_ALIGNMENT, 1);
+    gl.texSubImage2D(gl.TEXTURE_2D, 0, 0, 0, width, height, gl.RGBA, gl.UNSIGNED_BYTE, raster.pixels);
   }
 
   use(what, name, camera) {
@@ -230,28 +252,13 @@ class PointsGL {
   drawGround(first, few, camera, ratio) {
     const { gl } = this;
     const square = this.squared(camera, ratio);
-    if (square && this.raster) return this.rasterGround(first, few, camera, square);
     const name = square ? "squares" : "dots";
     this.use(this[name], name, camera);
     gl.uniform1f(this[name].places.size, square || this.dot(camera, ratio).size + 1);
     return gl.drawArrays(gl.POINTS, first, few);
   }
 
-  rasterGround(first, few, camera, square) {
-    const { gl: { canvas: { width, height } }, raster, layers } = this;
-    if (first === 0) raster.start(width, height);
-    raster.add(this, first, first + few, camera.clip, square);
-    this.upload(raster, layers.ground);
-  }
-
-  upload({ pixels, width, height }, layer) {
-    const { gl } = this;
-    gl.bindTexture(gl.TEXTURE_2D, layer.now.texture);
-    gl.pixelStorei(gl.UNPACK_ALIGNMENT, 1);
-    gl.texSubImage2D(gl.TEXTURE_2D, 0, 0, 0, width, height, gl.RGBA, gl.UNSIGNED_BYTE, pixels);
-  }
-
-  /* Sizes in px of the canvas, and the rest of how strong points look; the same for the shader and for stamps. */
+  /* Sizes in px of the canvas, and the rest of how strong points look; the same for shader and stamps. */
   strongLook(camera, theme, ratio) {
     const { base, grow, faint } = grain(this.points.total);
     return {
@@ -261,18 +268,18 @@ class PointsGL {
     };
   }
 
-  stampStrong(camera, look) {
-    const { gl: { canvas: { width, height } }, layers } = this;
-    this.stamped ??= new Raster();
-    this.stamped.start(width, height);
-    this.stamped.addStrong(this.strong, camera.clip, look);
-    this.upload(this.stamped, layers.strong);
+  testLook(camera, theme, ratio) {
+    const { nTest } = this.points, { closer } = this.dot(camera, ratio);
+    const { base, crosses, faint } = testGrain(nTest, this.plain);
+    return {
+      base: base * closer, crosses: crosses * closer, line: 1.25 * ratio, faint, plain: this.plain, theme,
+      soft: mix(theme.background, theme.text, nTest > 800 ? 0.78 : 0.85),
+    };
   }
 
   drawStrong(first, few, camera, theme, ratio) {
     const { gl, strongs } = this;
     const look = this.strongLook(camera, theme, ratio);
-    if (this.raster && this.squared(camera, ratio)) return this.stampStrong(camera, look);
     this.use(strongs, "strongs", camera);
     for (const name of ["base", "grow", "rimmed", "faint"]) gl.uniform1f(strongs.places[name], look[name]);
     gl.uniform3fv(strongs.places.muted, theme.muted);
@@ -285,17 +292,13 @@ class PointsGL {
   }
 
   drawTests(first, few, camera, theme, ratio) {
-    const { gl, diamonds, points } = this;
-    const { closer } = this.dot(camera, ratio);
+    const { gl, diamonds } = this;
+    const look = this.testLook(camera, theme, ratio);
     this.use(diamonds, "diamonds", camera);
-    const { base, crosses, faint } = testGrain(points.nTest, this.plain);
-    gl.uniform1f(diamonds.places.base, base * closer);
-    gl.uniform1f(diamonds.places.crosses, crosses * closer);
-    gl.uniform1f(diamonds.places.line, 1.25 * ratio);
-    gl.uniform1f(diamonds.places.plain, this.plain ? 1 : 0);
-    gl.uniform1f(diamonds.places.faint, faint);
+    for (const name of ["base", "crosses", "line", "faint"]) gl.uniform1f(diamonds.places[name], look[name]);
+    gl.uniform1f(diamonds.places.plain, look.plain ? 1 : 0);
     gl.uniform3fv(diamonds.places.ink, theme.text);
-    gl.uniform3fv(diamonds.places.soft, mix(theme.background, theme.text, points.nTest > 800 ? 0.78 : 0.85));
+    gl.uniform3fv(diamonds.places.soft, look.soft);
     gl.uniform3fv(diamonds.places.ground, theme.background);
     gl.drawArrays(gl.POINTS, first, few);
   }

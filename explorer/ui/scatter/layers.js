@@ -45,7 +45,7 @@ class Sheet {
 }
 
 /* `first` points are drawn before other layers go on: `ranks` are [of these, of the rest], the lowest comes next. `cost` is the
- * work of one point; `deep` layers sort by depth; `undivided` ones are drawn in one go. A view is a camera's `clip` with an `id` that differs for every camera. */
+ * work of one point; `deep` layers sort by depth. A view is a camera's `clip` with an `id` that differs for every camera. */
 class Layer {
   constructor(gl, { deep = false, first, ranks, cost }) {
     this.gl = gl;
@@ -54,7 +54,7 @@ class Layer {
     this.ranks = ranks;
     this.cost = cost;
     this.total = this.done = 0;
-    this.fresh = this.undivided = false;
+    this.fresh = false;
     this.now = this.old = null;
   }
 
@@ -112,14 +112,8 @@ class Layer {
 
   get rank() { return this.ranks[this.done < this.first ? 0 : 1]; }
 
-  /* Is this too much to be drawn while the camera moves? */
-  exceeds(budget) {
-    return this.undivided && this.total * this.cost > budget;
-  }
-
   /* How many of the points come next, if there is work for so much. */
   next(budget) {
-    if (this.undivided) return this.total - this.done;
     const most = Math.max(1, Math.floor(budget / this.cost));
     const stop = this.done < this.first ? Math.min(this.first, this.total) : this.total;
     return Math.min(stop - this.done, most);

@@ -24,6 +24,7 @@ class QueryList {
     this.sort = "worst";
     this.shown = [];
     this.heard = new Heard();
+    this.likely = new Likely("list");
     this.pace = new Paced((pick) => this.component.setTriggerValue("pick", pick));
     this.listen();
   }
@@ -48,6 +49,9 @@ class QueryList {
       ArrowUp: previous, k: previous, ArrowDown: next, j: next,
       p: ["Pin this prediction as A of a comparison, or unpin it", actions.pin],
     }, "Predictions");
+    const over = (event) => this.likely.over(this.channel, rowOf(event.target));
+    this.box.addEventListener("pointerover", over, { signal });
+    this.box.addEventListener("pointerleave", () => this.likely.over(this.channel, null), { signal });
     this.box.addEventListener("scroll", () => {
       this.scrolling ??= requestAnimationFrame(() => {
         this.scrolling = undefined;
@@ -286,6 +290,7 @@ class QueryList {
     this.stopLoading?.abort();
     this.pace.cancel();
     this.heard.cancel();
+    this.likely.dispose();
     this.unsubscribe?.();
     this.rows?.dispose();
     cancelAnimationFrame(this.scrolling);

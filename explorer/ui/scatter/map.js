@@ -18,6 +18,7 @@ class InfluenceMap {
     this.data = this.points = this.channel = this.explained = null;
     this.numbered = [];
     this.heard = new Heard();
+    this.likely = new Likely("map");
     this.probe = this.makeProbe();
     try {
       this.picture = new Picture(this.root, {
@@ -122,6 +123,7 @@ class InfluenceMap {
     if (any("inspected", "pointed")) this.picture.redraw(false);
     if (any("query", "target")) this.explained.asked();
     else if (any("queries")) this.explained.learned();
+    if (any("likely")) this.explained.prepare(state.likely);
   }
 
   leaveRun() {
@@ -210,9 +212,10 @@ class InfluenceMap {
 
   hover(i) {
     const { data, points, row } = this;
-    if (i < 0) return this.face.card(null);
-    const isTrain = i < points.nTrain;
+    const isTrain = i < (points?.nTrain ?? Infinity);
     const own = isTrain ? i : i - points.nTrain;
+    this.likely.over(this.channel, isTrain ? null : own);
+    if (i < 0) return this.face.card(null);
     const lines = isTrain ? trainLines(data, points, row, own) : testLines(data, points, this.channel.state.queries, own);
     const picture = data.pictures ? route(data, `thumb/${isTrain ? "train" : "test"}/${own}.png`) : null;
     const { camera } = this.picture;
@@ -364,6 +367,7 @@ class InfluenceMap {
   dispose() {
     this.stop.abort();
     this.heard.cancel();
+    this.likely.dispose();
     this.hand?.dispose();
     this.seen?.dispose();
     clearTimeout(this.counting);

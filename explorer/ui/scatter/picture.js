@@ -160,7 +160,7 @@ class Picture {
     const light = pace.isLight(layers.reduce((sum, layer) => sum + layer.total * layer.cost, 0));
     for (const layer of layers) {
       const elsewhere = layer.fresh && layer.now.view.id !== view.id && layer.total > 0;
-      const later = moving && (layer.covers(view) || layer.exceeds(pace.budget(moving)));
+      const later = moving && layer.covers(view);
       if (layer.fresh && !(elsewhere && (light || !later))) continue;
       layer.start(view);
       this.dirty = true;

@@ -5,6 +5,8 @@
  */
 
 const WRONG = 2;
+/* A hand that passes over does not rest. */
+const LIKELY_MS = 30;
 
 function queryFacts(queries, query) {
   const i = queries?.at.get(query);
@@ -21,6 +23,26 @@ function coincide(task, queries, points, query) {
   const facts = queryFacts(queries, query);
   if (facts) return !facts.wrong;
   return points ? !(points.marks[points.nTrain + query] & WRONG) : false;
+}
+
+/* Says on the bus which test row the hand rests on, once it rests: what it may choose is fetched meanwhile. */
+class Likely {
+  constructor(source) {
+    this.source = source;
+    this.row = null;
+  }
+
+  /* `row` is null where the hand is on none. */
+  over(channel, row) {
+    if (row === this.row) return;
+    this.row = row;
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => channel?.publish({ likely: row }, this.source), LIKELY_MS);
+  }
+
+  dispose() {
+    clearTimeout(this.timer);
+  }
 }
 
 /* The next `few` test rows in the list's order (in row order without one) whose influence is computed. */

@@ -7,6 +7,12 @@
 const SPARE = 4;
 const PICTURE_REST_MS = 70;
 
+/* The test row under this element, or null. */
+function rowOf(element) {
+  const row = element?.closest?.(".row");
+  return row ? Number(row.id.replace("row-", "")) : null;
+}
+
 class RowsView {
   constructor(box, { picture, chosen }) {
     this.box = box;
