@@ -161,10 +161,51 @@ class Objective(Protocol):
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """How the project trains: SGD with momentum and a cosine rate over shuffled batches, fixed by `seed`.
+
+    `epochs=None` lets the size of the training set decide (`training.resolve_epochs`).
+    """
+
+    epochs: int | None = None
+    rate: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    batch_size: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        checks = (
+            (self.epochs is None or self.epochs >= 1, "epochs", ">= 1"),
+            (0 < self.rate < float("inf"), "rate", "> 0 and finite"),
+            (0 <= self.momentum < 1, "momentum", "in [0, 1)"),
+            (0 <= self.weight_decay < float("inf"), "weight_decay", ">= 0 and finite"),
+            (self.batch_size >= 1, "batch_size", ">= 1"),
+            (0 <= self.seed < 2**32, "seed", "in 0..2^32 - 1"),
+        )
+        for ok, name, rule in checks:
+            if not ok:
+                raise SettingsError(f"Expected {name} {rule}; found {getattr(self, name)!r}. Choose another {name}.")
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a subject's weights came about: by `recipe`, over all training examples, through `epochs` epochs.
+
+    `weights(e)` is the state dict after e epochs, 0 = before the first step; it may read a file each time.
+    """
+
+    recipe: Recipe
+    epochs: int
+    weights: Callable[[int], Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
 class Subject:
     """What is explained: a trained model, the examples it was trained on, and the objective it was trained for.
 
-    `weight_decay` is the coefficient wd of (wd/2)‖θ‖² in the objective. `key` identifies weights and data.
+    `weight_decay` is the coefficient wd of (wd/2)‖θ‖² in the objective. `key` identifies weights and data. `training` is
+    None where the weights come from elsewhere: methods that go back through the training then say that they cannot.
     """
 
     model: torch.nn.Module
@@ -172,6 +213,7 @@ class Subject:
     objective: Objective
     weight_decay: float
     key: str
+    training: Training | None = None
 
 
 @dataclass(frozen=True)
@@ -241,34 +283,6 @@ class Method(Protocol):
 
     def restore(self, subject: Subject, tensors: Mapping[str, Tensor], stats: Mapping[str, Any]) -> Fitted:
         """The `Fitted` that `fit` returned, from its saved `tensors()` and `stats`."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How the project trains: SGD with momentum and a cosine rate over shuffled batches, fixed by `seed`.
-
-    `epochs=None` lets the size of the training set decide (`training.resolve_epochs`).
-    """
-
-    epochs: int | None = None
-    rate: float = 0.05
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    batch_size: int = 64
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        checks = (
-            (self.epochs is None or self.epochs >= 1, "epochs", ">= 1"),
-            (0 < self.rate < float("inf"), "rate", "> 0 and finite"),
-            (0 <= self.momentum < 1, "momentum", "in [0, 1)"),
-            (0 <= self.weight_decay < float("inf"), "weight_decay", ">= 0 and finite"),
-            (self.batch_size >= 1, "batch_size", ">= 1"),
-            (0 <= self.seed < 2**32, "seed", "in 0..2^32 - 1"),
-        )
-        for ok, name, rule in checks:
-            if not ok:
-                raise SettingsError(f"Expected {name} {rule}; found {getattr(self, name)!r}. Choose another {name}.")
 
 
 @dataclass(frozen=True)

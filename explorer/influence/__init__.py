@@ -6,12 +6,25 @@ from typing import Any
 
 from explorer.contracts import Method
 from explorer.errors import SettingsError
+from explorer.influence.ekfac import EKFAC
+from explorer.influence.gauss_newton import GaussNewton
 from explorer.influence.gradient_dot import GradientDot
+from explorer.influence.kfac import KFAC
 from explorer.influence.last_layer import LastLayer
 
 __all__ = ["METHODS", "GradientDot", "LastLayer", "method_from"]
 
-METHODS: dict[str, type[LastLayer] | type[GradientDot]] = {LastLayer.name: LastLayer, GradientDot.name: GradientDot}
+METHODS: dict[str, Any] = {
+    method.name: method
+    for method in (
+        LastLayer,
+        GaussNewton,
+        EKFAC,
+        KFAC,
+        GradientDot,
+    )
+}
+"""Every method by its name: frozen dataclasses behind `contracts.Method`."""
 
 
 def method_from(name: str, settings: Mapping[str, Any] | None = None) -> Method:
@@ -28,4 +41,5 @@ def method_from(name: str, settings: Mapping[str, Any] | None = None) -> Method:
         raise SettingsError(
             f"Expected settings of {name} out of {sorted(known) or 'none'}; found {wrong}. Leave these out."
         )
-    return METHODS[name](**(settings or {}))
+    made: Method = METHODS[name](**(settings or {}))
+    return made

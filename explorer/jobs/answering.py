@@ -28,7 +28,7 @@ from explorer.jobs.pipeline import outcomes, second_opinion
 from explorer.jobs.planning import ingredients_of
 from explorer.jobs.process import usable_cores
 from explorer.jobs.scoring import score_block
-from explorer.jobs.subject import make_subject
+from explorer.jobs.subject import subject_of
 from explorer.sources.edited import Edit, edited
 from explorer.store import Run, read_json
 from explorer.store.run import BLOCK
@@ -58,15 +58,11 @@ class Warm:
             ExplorerError: the run belongs to objects of another process, or its data, model code or weights are not
                 those that it was computed from.
         """
-        ingredients = ingredients_of(run)
-        dataset = ingredients.dataset()
-        model = ingredients.model(dataset)
-        model.load_state_dict(safetensors.torch.load_file(run.path / "model.safetensors"))
-        subject = make_subject(model, dataset, float(run.spec["recipe"]["weight_decay"]))
+        dataset, subject = subject_of(run, ingredients_of(run))
         method = method_from(run.spec["method"]["name"], run.spec["method"]["settings"])
         tensors = safetensors.torch.load_file(run.path / "fitted.safetensors")
         fitted = method.restore(subject, tensors, read_json(run.path / "fitted.json"))
-        head = Head.of(model, dataset.train.batch(np.arange(1)))
+        head = Head.of(subject.model, dataset.train.batch(np.arange(1)))
         return cls(run, dataset, subject, head, fitted, second_opinion(fitted, subject), int(run.spec["seed"]))
 
     def answer(self, settings: dict[str, Any]) -> Frame:

@@ -34,9 +34,10 @@ from explorer.contracts import (
 from explorer.errors import SettingsError
 from explorer.influence import GradientDot, LastLayer, method_from
 from explorer.influence.gradients import Head, head_pass, targets_of
+from explorer.influence.last_layer import FittedLastLayer
 from explorer.jobs.classes import write_classes
 from explorer.jobs.scoring import Finish, Kept, score_blocks
-from explorer.jobs.subject import Ingredients, make_subject
+from explorer.jobs.subject import Ingredients, make_subject, training_of
 from explorer.store import Run, read_json, write_array, write_bundle, write_bytes, write_json, write_table
 from explorer.store.run import BLOCK, block_name, rows_name
 
@@ -171,7 +172,8 @@ def train(work: Work) -> Subject:
         if not work.ingredients.trained:
             _train_missing_epochs(work, subject)
         write_bytes(path / "model.safetensors", safetensors.torch.save(_saveable(model.state_dict())))
-    return make_subject(model, work.dataset, work.recipe.weight_decay)
+    training_ = training_of(work.run, work.ingredients, work.dataset)
+    return make_subject(model, work.dataset, work.recipe.weight_decay, training_)
 
 
 def _train_missing_epochs(work: Work, subject: Subject) -> None:
@@ -270,10 +272,8 @@ def fit(work: Work, subject: Subject) -> tuple[Fitted, Fitted | None]:
     if work.missing("fitted.json"):
         fitted = method.fit(subject, work.writer)
         write_bytes(path / "fitted.safetensors", safetensors.torch.save(_saveable(fitted.tensors())))
-        evidence = {name: value for name, value in fitted.stats.items() if name != "seconds"} | {
-            "unit": fitted.unit
-        }  # times are in the state
-        write_json(path / "fitted.json", evidence)
+        evidence = {name: value for name, value in fitted.stats.items() if not name.startswith("seconds")}
+        write_json(path / "fitted.json", evidence | {"unit": fitted.unit})  # times are in the state
     fitted = method.restore(
         subject, safetensors.torch.load((path / "fitted.safetensors").read_bytes()), read_json(path / "fitted.json")
     )
@@ -281,10 +281,9 @@ def fit(work: Work, subject: Subject) -> tuple[Fitted, Fitted | None]:
 
 
 def second_opinion(fitted: Fitted, subject: Subject) -> Fitted | None:
-    """Gradient dot beside the exact method, and the exact method beside gradient dot unless the head is too large."""
-    tensors = fitted.tensors()
-    if "factor" in tensors:
-        return GradientDot().restore(subject, tensors, {})
+    """Gradient dot beside the exact last layer, and that beside every other method unless the head is too large."""
+    if isinstance(fitted, FittedLastLayer):
+        return GradientDot().restore(subject, fitted.tensors(), {})
     try:
         return LastLayer().fit(subject)
     except SettingsError:

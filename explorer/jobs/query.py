@@ -18,7 +18,7 @@ from explorer.contracts import Queries, Target
 from explorer.errors import RunError
 from explorer.influence import method_from
 from explorer.jobs.planning import ingredients_of
-from explorer.jobs.subject import make_subject
+from explorer.jobs.subject import subject_of
 from explorer.store import Run, read_json
 
 COLUMNS = (
@@ -82,11 +82,7 @@ def rank_from_run(run: Run, query_id: str, target: Target) -> pd.DataFrame:
 
 
 def _influence(run: Run, row: int, target: Target) -> NDArray[np.float32]:
-    ingredients = ingredients_of(run)
-    dataset = ingredients.dataset()
-    model = ingredients.model(dataset)
-    model.load_state_dict(safetensors.torch.load((run.path / "model.safetensors").read_bytes()))
-    subject = make_subject(model, dataset, float(run.spec["recipe"]["weight_decay"]))
+    dataset, subject = subject_of(run, ingredients_of(run))
     method = method_from(run.spec["method"]["name"], run.spec["method"]["settings"])
     fitted = method.restore(
         subject,

@@ -12,13 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import safetensors.torch
 
 from explorer import loading, models, objectives, sources
-from explorer.contracts import Dataset, Subject
+from explorer.contracts import Dataset, Recipe, Subject, Training
 from explorer.errors import ModelError
+from explorer.training import EpochState, resolve_epochs
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from explorer.store import Run
 
 
 class Ingredients(Protocol):
@@ -105,7 +109,9 @@ def outputs_of(dataset: Dataset) -> int:
     return len(dataset.classes) if dataset.task == "classification" else 1
 
 
-def make_subject(model: nn.Module, dataset: Dataset, weight_decay: float) -> Subject:
+def make_subject(
+    model: nn.Module, dataset: Dataset, weight_decay: float, training: Training | None = None
+) -> Subject:
     """Bind model and training examples, after one batch has shown that they fit each other.
 
     Raises:
@@ -115,4 +121,28 @@ def make_subject(model: nn.Module, dataset: Dataset, weight_decay: float) -> Sub
     batch: Tensor = dataset.train.batch(few)
     loading.check_model(model, batch, outputs_of(dataset))
     key = hashlib.sha256(f"{loading.weights_key(model)} {dataset.train.key}".encode()).hexdigest()
-    return Subject(model, dataset.train, objectives.for_task(dataset.task), weight_decay, key)
+    return Subject(model, dataset.train, objectives.for_task(dataset.task), weight_decay, key, training)
+
+
+def subject_of(run: Run, ingredients: Ingredients) -> tuple[Dataset, Subject]:
+    """What a run explains, with the final weights that its job wrote."""
+    dataset = ingredients.dataset()
+    model = ingredients.model(dataset)
+    model.load_state_dict(safetensors.torch.load((run.path / "model.safetensors").read_bytes()))
+    decay = float(run.spec["recipe"]["weight_decay"])
+    return dataset, make_subject(model, dataset, decay, training_of(run, ingredients, dataset))
+
+
+def training_of(run: Run, ingredients: Ingredients, dataset: Dataset) -> Training | None:
+    """The training that the run's own job did, from its checkpoints; None where the weights come from elsewhere."""
+    if ingredients.trained or not isinstance(ingredients, FromSpec):
+        return None
+    recipe = Recipe(**run.spec["recipe"])
+
+    def weights(epoch: int) -> Mapping[str, Tensor]:
+        if epoch == 0:
+            return ingredients.model(dataset).state_dict()
+        saved = safetensors.torch.load((run.path / "checkpoints" / f"epoch-{epoch:04d}.safetensors").read_bytes())
+        return EpochState.from_tensors(saved).parameters
+
+    return Training(recipe, resolve_epochs(recipe, len(dataset.train)), weights)

@@ -22,10 +22,15 @@ problem's curvature magnifies that by up to a hundred, and k float32 products ar
 REORDERED = 1e-5
 """Share of a query's largest |score|: the same float32 products (6e-8), summed in another order by the matrix routines,
 and a regression query's y − f can be a hundred times smaller than the f it is the difference of."""
+LOOSER = {"gauss-newton": 10.0}
+"""What a method's score is a difference of: a gradient product less its part along the columns, ten times as large."""
 REMOVED = 5
 """Examples removed together in the sign test: the largest few per cent of these problems."""
 
+HEADS = ("last-layer", "gradient-dot")
+"""Methods of the last layer, whose oracles are here; those of the others stand beside each of them."""
 each_method = pytest.mark.parametrize("method", METHODS)
+each_head_method = pytest.mark.parametrize("method", HEADS)
 each_problem = pytest.mark.parametrize("name", problems.NAMES)
 each_target = pytest.mark.parametrize("target", TARGETS)
 
@@ -64,7 +69,7 @@ def assert_rows_close(actual: Tensor, expected: Tensor, share: float) -> None:
 
 @each_target
 @each_problem
-@each_method
+@each_head_method
 def test_scores_equal_the_dense_oracle(method: str, name: str, target: Target) -> None:
     made, fitted = _case(method, name)
     assert_rows_close(fitted.score(_queries(made, target)).values, _oracle_scores(method, made, target), share=FLOAT32)
@@ -104,9 +109,10 @@ def test_queries_do_not_see_each_other(method: str, name: str, target: Target) -
     made, fitted = _case(method, name)
     together = fitted.score(_queries(made, target)).values
     single = torch.cat([fitted.score(_queries(made, target, [q])).values for q in range(len(made.test))])
-    assert_rows_close(single, together, share=REORDERED)
+    share = REORDERED * LOOSER.get(method, 1)
+    assert_rows_close(single, together, share=share)
     order = list(np.random.default_rng(0).permutation(len(made.test)))
-    assert_rows_close(fitted.score(_queries(made, target, order)).values, together[order], share=REORDERED)
+    assert_rows_close(fitted.score(_queries(made, target, order)).values, together[order], share=share)
 
 
 @each_target
@@ -140,13 +146,15 @@ def test_weighted_sums_equal_the_sum_of_scores(method: str, name: str, target: T
 
 @each_problem
 @each_method
-def test_self_influence_equals_the_oracle_and_is_never_negative(method: str, name: str) -> None:
+def test_self_influence_is_never_negative_and_that_of_a_head_equals_the_oracle(method: str, name: str) -> None:
     made, fitted = _case(method, name)
     own = fitted.self_influence()
     assert own.dtype == torch.float32
     assert own.shape == (len(made.train),)
     assert (own >= 0).all()
-    assert_rows_close(own, _oracle_self(method, made), share=FLOAT32)
+    assert own.max() > 0
+    if method in HEADS:
+        assert_rows_close(own, _oracle_self(method, made), share=FLOAT32)
 
 
 @each_problem
@@ -239,6 +247,8 @@ def test_work_leaves_the_model_as_it_was_cancelled_or_not(method: str, name: str
 def test_removing_the_most_helpful_hurts_and_the_most_harmful_helps(method: str, name: str, target: Target) -> None:
     """The sign, against refits of the head without the examples named (a convex problem on given features)."""
     made, fitted = _case(method, name)
+    if method not in HEADS and not made.whole:
+        pytest.skip("refits of the head are no truth for the layers below it")
     head = oracles.head_of(made)
     full = oracles.test_measures(head, oracles.refit(head, []), target)
     changes = []
