@@ -11,8 +11,10 @@ from explorer.influence.gauss_newton import GaussNewton
 from explorer.influence.gradient_dot import GradientDot
 from explorer.influence.kfac import KFAC
 from explorer.influence.last_layer import LastLayer
+from explorer.influence.metagradient import Metagradient
+from explorer.influence.value_embedding import DataValueEmbedding
 
-__all__ = ["METHODS", "GradientDot", "LastLayer", "method_from"]
+__all__ = ["METHODS", "THROUGH_TRAINING", "GradientDot", "LastLayer", "method_from"]
 
 METHODS: dict[str, Any] = {
     method.name: method
@@ -22,9 +24,13 @@ METHODS: dict[str, Any] = {
         EKFAC,
         KFAC,
         GradientDot,
+        Metagradient,
+        DataValueEmbedding,
     )
 }
 """Every method by its name: frozen dataclasses behind `contracts.Method`."""
+THROUGH_TRAINING = (Metagradient.name, DataValueEmbedding.name)
+"""Methods that go back through the subject's own training: `fit` refuses weights that come from elsewhere."""
 
 
 def method_from(name: str, settings: Mapping[str, Any] | None = None) -> Method:

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from explorer.contracts import TARGETS, Fitted, Queries, Target
-from explorer.errors import Cancelled, DataError
-from explorer.influence import METHODS
+from explorer.errors import Cancelled, DataError, ModelError
+from explorer.influence import METHODS, THROUGH_TRAINING
 from tests import oracles, problems
 
 FLOAT32 = 2e-5
@@ -29,7 +29,7 @@ REMOVED = 5
 
 HEADS = ("last-layer", "gradient-dot")
 """Methods of the last layer, whose oracles are here; those of the others stand beside each of them."""
-each_method = pytest.mark.parametrize("method", METHODS)
+each_method = pytest.mark.parametrize("method", [name for name in METHODS if name not in THROUGH_TRAINING])
 each_head_method = pytest.mark.parametrize("method", HEADS)
 each_problem = pytest.mark.parametrize("name", problems.NAMES)
 each_target = pytest.mark.parametrize("target", TARGETS)
@@ -261,6 +261,12 @@ def test_removing_the_most_helpful_hurts_and_the_most_harmful_helps(method: str,
         helpful, harmful = helpful.mean(), harmful.mean()
     assert (helpful < 0).all()
     assert (harmful > 0).all()
+
+
+@pytest.mark.parametrize("method", THROUGH_TRAINING)
+def test_methods_that_need_the_training_say_so(method: str) -> None:
+    with pytest.raises(ModelError, match="training"):
+        METHODS[method]().fit(problems.problem("softmax").subject())
 
 
 @each_method
