@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Bytecode is compiled when first used instead of for all of torch at once: the install takes half the time.
 PIP := $(BIN)/pip install --quiet --no-compile --disable-pip-version-check
 
-.PHONY: demo test check slow lint clean bench bench-ui
+.PHONY: demo test check slow lint clean bench bench-ui bench-fidelity bench-peers
 
 demo: .venv/.installed
 	$(BIN)/explorer demo
@@ -34,6 +34,20 @@ bench: .venv/.tested
 # runs are kept in $EXPLORER_BENCH, else below ~/.cache (a million made-up examples: 1.2 GB).
 bench-ui: .venv/.tested
 	$(BIN)/python -m tests.bench.ui
+
+# Are the scores true? Every method against real retrainings, on four problems; the first time tens of minutes. EXPLORER_DATA=folder
+# adds Fashion-MNIST; retrainings are kept in $EXPLORER_BENCH, else below ~/.cache.
+bench-fidelity: .venv/.tested
+	$(BIN)/python -m tests.bench.fidelity --write
+
+# The same beside other libraries. Two of them declare torchvision, which they do not need and which would fetch CUDA.
+PEERS := kronfluence==1.0.1 curvlinops-for-pytorch==3.0.1 backpack-for-pytorch unfoldNd linear_operator einconv einops opt_einsum \
+  accelerate traker==0.3.2 dattri==0.3.0 captum==0.9.0 pretty_midi mido importlib_resources six matplotlib contourpy cycler \
+  fonttools kiwisolver pyparsing PyYAML "setuptools<81"
+bench-peers: .venv/.tested
+	$(PIP) --no-deps $(PEERS)
+	$(PIP) huggingface_hub
+	$(BIN)/python -m tests.bench.fidelity --peers --write
 
 .venv/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv
