@@ -62,7 +62,7 @@ SETTINGS: dict[str, tuple[Mapping[str, Any], ...]] = {"metagradient": ({"removal
 """Settings other than the defaults with which a registered method is measured."""
 FEW: dict[str, int] = {"metagradient": 40}
 """Methods whose cost grows with every query, and how many they are asked."""
-AVERAGED = ("ekfac",)
+AVERAGED = ("ekfac", "gauss-newton")
 """Methods that are also measured as the mean over the members."""
 
 
