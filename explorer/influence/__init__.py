@@ -6,12 +6,17 @@ from typing import Any
 
 from explorer.contracts import Method
 from explorer.errors import SettingsError
+from explorer.influence.bias_only import BiasOnly
 from explorer.influence.ekfac import EKFAC
 from explorer.influence.gauss_newton import GaussNewton
 from explorer.influence.gradient_dot import GradientDot
 from explorer.influence.kfac import KFAC
 from explorer.influence.last_layer import LastLayer
+from explorer.influence.logra import LoGra
 from explorer.influence.metagradient import Metagradient
+from explorer.influence.relative import Relative
+from explorer.influence.tracin import TracIn
+from explorer.influence.trak import TRAK
 from explorer.influence.value_embedding import DataValueEmbedding
 
 __all__ = ["METHODS", "THROUGH_TRAINING", "GradientDot", "LastLayer", "method_from"]
@@ -23,7 +28,12 @@ METHODS: dict[str, Any] = {
         GaussNewton,
         EKFAC,
         KFAC,
+        LoGra,
+        TRAK,
+        TracIn,
+        BiasOnly,
         GradientDot,
+        Relative,
         Metagradient,
         DataValueEmbedding,
     )
