@@ -72,13 +72,18 @@ class EpochLog:
     `loss`, `confidence` and `correct` are `[n]` in the order of the trained rows, `measure` is `[n_test]`.
     Confidence is the probability of the given label, NaN for regression. Correct is the right class or, for
     regression, an error of at most half a standard deviation of all training targets. `measure` is the objective's
-    measure of the given label. The four numbers are means over the trained rows and over the held-out examples.
+    measure of the given label. `max_probability` is that of the model's own answer, `entropy` (nats) that of all its
+    probabilities, `el2n` the length of probabilities less one-hot label: `[n]`, NaN for regression. The four numbers are
+    means over the trained rows and over the held-out examples.
     """
 
     epoch: int
     loss: Array32
     confidence: Array32
     correct: NDArray[np.bool_]
+    max_probability: Array32
+    entropy: Array32
+    el2n: Array32
     measure: Array32
     train_loss: float
     train_accuracy: float
@@ -281,11 +286,15 @@ class _Loop:
         self.check_finite(loss, epoch)
         test_outputs, test_targets = evaluate(self.model, self.test, progress=still), torch.tensor(self.test.labels)
         correct = self.correct(outputs, targets)
+        unsure = self.unsure(outputs, targets)
         return EpochLog(
             epoch=epoch,
             loss=loss.numpy(),
             confidence=self.confidence(outputs, targets).numpy(),
             correct=correct.numpy(),
+            max_probability=unsure[0].numpy(),
+            entropy=unsure[1].numpy(),
+            el2n=unsure[2].numpy(),
             measure=self.objective.measure(test_outputs, test_targets, "label").numpy(),
             train_loss=float(loss.mean()),
             train_accuracy=float(correct.double().mean()),
@@ -298,6 +307,15 @@ class _Loop:
         if self.objective.task == "classification":
             return self.objective.measure(outputs, targets, "label").exp()
         return torch.full((len(outputs),), math.nan)
+
+    def unsure(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Largest probability, entropy, and ‖probabilities − one-hot‖, `[3, b]`; NaN where the model gives none."""
+        if self.objective.task != "classification":
+            return torch.full((3, len(outputs)), math.nan)
+        logs = outputs.log_softmax(1)
+        p = logs.exp()
+        entropy = -(p * logs).nan_to_num(nan=0.0).sum(1)  # 0 log 0 is 0
+        return torch.stack([p.amax(1), entropy, self.objective.loss_gradient(outputs, targets).norm(dim=1)])
 
     def correct(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Whether the model's answer is right, bool `[b]`."""
