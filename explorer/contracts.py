@@ -7,7 +7,7 @@ The sign convention of the whole project is stated at `Scores`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -23,11 +23,18 @@ FORMAT_VERSION = 1
 """Version of the run directory's layout; a reader refuses any other."""
 
 Task = Literal["classification", "regression"]
-Target = Literal["label", "prediction"]
-"""What a query asks about: `label` explains the given label, `prediction` the model's own answer."""
+"""What data sets, and so runs, are for."""
+ObjectiveTask = Literal["classification", "regression", "sequence"]
+"""What models are explained for: a `sequence` has a class (token) for each of its positions; from Python only, runs hold none."""
+Target = Literal["label", "prediction", "margin", "contrast"]
+"""What a query asks about: `label` explains the given label, `prediction` the model's own answer, `margin` a class against
+all others, `contrast` a class P against a class Q: "why P rather than Q?"."""
 MEASURE_UNIT = "unit of the measure"
 """What a fitted method says whose scores estimate the change of the measure itself (nats, squared error, ...)."""
 TARGETS: tuple[Target, ...] = ("label", "prediction")
+"""Targets whose answers a run stores."""
+ASKABLE: tuple[Target, ...] = (*TARGETS, "margin", "contrast")
+"""All targets: what a run does not store is answered by its fitted method when it is asked."""
 Layout = Literal["pca", "umap"]
 LAYOUTS: tuple[Layout, ...] = ("pca", "umap")
 """Maps of the features: PCA at once, UMAP when ready."""
@@ -77,7 +84,7 @@ class Examples(Protocol):
 
     @property
     def labels(self) -> NDArray[Any]:
-        """Targets `[n]`: int64 class numbers for classification, float32 values for regression."""
+        """Targets `[n]`: int64 class numbers for classification, float32 values for regression; int64 `[n, T]` for sequences."""
 
     def __len__(self) -> int: ...
 
@@ -136,10 +143,11 @@ class Source(Protocol):
 class Objective(Protocol):
     """What the model was trained for, in terms of its raw outputs `[b, k]` (logits, or regression values).
 
-    Targets are int64 `[b]` for classification and float `[b]` for regression (k = 1).
+    Targets are int64 `[b]` for classification, float `[b]` for regression (k = 1), and int64 `[b, T]` for sequences (see
+    `explorer.sequences` for their outputs). What is measured may ask about others: `targets` are then the class of each `margin` `[b]`, or P and Q of each `contrast` `[b, 2]`.
     """
 
-    task: ClassVar[Task]
+    task: ClassVar[ObjectiveTask]
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Per-example training loss `[b]`."""
@@ -151,13 +159,17 @@ class Objective(Protocol):
         """Hessian of `loss` with respect to the outputs, `[b, k, k]`; positive semi-definite."""
 
     def measure(self, outputs: Tensor, targets: Tensor, target: Target) -> Tensor:
-        """The quantity a query asks about, `[b]`; higher is better (log-probability in nats, or see MATHS)."""
+        """The quantity a query asks about, `[b]`; higher is better (log-probability in nats, or see MATHS).
+
+        Raises:
+            SettingsError: the task knows no such target.
+        """
 
     def measure_gradient(self, outputs: Tensor, targets: Tensor, target: Target) -> Tensor:
         """Gradient of `measure` with respect to the outputs, `[b, k]`."""
 
     def predict(self, outputs: Tensor) -> Tensor:
-        """The model's answer `[b]`: class numbers, or regression values."""
+        """The model's answer `[b]`: class numbers, or regression values; `[b, T]` tokens of sequences."""
 
 
 @dataclass(frozen=True)
@@ -218,15 +230,45 @@ class Subject:
 
 @dataclass(frozen=True)
 class Queries:
-    """Rows of held-out examples and the target asked of each."""
+    """Rows of held-out examples and the target asked of each.
+
+    `classes` names what the target leaves open: the class of each `margin`, `[q]` (None: the given label), or P and Q of
+    each `contrast`, `[q, 2]`. Whether the model knows such classes is checked where its outputs are known.
+    """
 
     examples: Examples
     rows: NDArray[np.int64]
     target: Target = "label"
+    classes: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
-        if self.target not in TARGETS:
-            raise SettingsError(f"Expected target to be one of {', '.join(TARGETS)}; found {self.target!r}.")
+        if self.target not in ASKABLE:
+            raise SettingsError(f"Expected target to be one of {', '.join(ASKABLE)}; found {self.target!r}.")
+        if self.classes is None:
+            if self.target == "contrast":
+                raise SettingsError("Expected two classes P, Q for a contrast; found none. Name both.")
+            return
+        count, found = len(self.rows), self.classes
+        wanted = {"margin": (count,), "contrast": (count, 2)}.get(self.target)
+        if wanted is None:
+            raise SettingsError(
+                f"Expected no classes for the target {self.target}; found {found.tolist()}. Ask about a margin (one class) "
+                "or a contrast (two), or leave the classes out."
+            )
+        if found.shape != wanted or not np.issubdtype(found.dtype, np.integer):
+            raise SettingsError(
+                f"Expected classes as whole numbers {list(wanted)} for the {self.target} of {count} queries; found "
+                f"{found.dtype} {list(found.shape)}. Give {'two classes' if self.target == 'contrast' else 'a class'} a query."
+            )
+        if self.target == "contrast" and bool((found[:, 0] == found[:, 1]).any()):
+            same = int(found[np.flatnonzero(found[:, 0] == found[:, 1])[0], 0])
+            raise SettingsError(
+                f"Expected two different classes for a contrast; found {same} twice. Choose another one."
+            )
+
+    def block(self, part: slice) -> Queries:
+        """The same questions for some of the rows."""
+        return replace(self, rows=self.rows[part], classes=None if self.classes is None else self.classes[part])
 
 
 @dataclass(frozen=True)
@@ -273,6 +315,18 @@ class Fitted(Protocol):
 
 
 @runtime_checkable
+class Redampable(Protocol):
+    """A fitted method whose damping can be changed without another pass over the training set."""
+
+    @property
+    def stats(self) -> Mapping[str, Any]:
+        """As of any fitted method, with `damping` and `mean_eigenvalue`."""
+
+    def redamped(self, damping: float) -> Fitted:
+        """As if fitted with this damping; a `SettingsError` where the curvature is singular at it."""
+
+
+@runtime_checkable
 class Method(Protocol):
     """One way to estimate influence: a frozen dataclass whose fields are its settings, checked on creation."""
 
@@ -291,6 +345,7 @@ class RunSpec:
 
     `source`, `model` and `method` are JSON-ready settings as their rooms write them; `queries` is how many test
     predictions to explain (None = all of them), worst confident mistakes first, or the ids of those to explain, sorted.
+    `evidence` is how many models are trained again on random halves to check the scores and to choose the damping.
     """
 
     source: Mapping[str, Any]
@@ -300,3 +355,4 @@ class RunSpec:
     queries: int | tuple[str, ...] | None = None
     seed: int = 0
     format_version: int = FORMAT_VERSION
+    evidence: int = 0

@@ -31,6 +31,10 @@ class StorageError(ExplorerError):
     """The disk or a folder refused a write: free space or choose another folder. What was written stays whole."""
 
 
+class ResourceError(ExplorerError):
+    """Memory does not suffice, not even for the smallest block of work: ask for less, as the message says."""
+
+
 class ServerError(ExplorerError):
     """The page cannot be served: choose another port."""
 

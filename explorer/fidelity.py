@@ -83,6 +83,63 @@ def top_overlap(a: ArrayLike, b: ArrayLike, k: int) -> NDArray[np.float64]:
     return np.array([_overlap(x, y, k) for x, y in zip(first, second, strict=True)], dtype=np.float64)
 
 
+def ranks(scores: ArrayLike) -> NDArray[np.float64]:
+    """Rank of each of the scores `[n]`, 1 for the most helpful (highest) and n for the most harmful, `[n]`.
+
+    Ties share their mean rank. Cost: one sort.
+
+    Raises:
+        DataError: not one row, or a score is not finite.
+    """
+    row = _row(scores)
+    order = np.argsort(-row)
+    ordered = row[order]
+    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])[: len(row)])
+    sizes = np.diff(np.append(starts, len(row)))
+    found = np.empty(len(row))
+    found[order] = np.repeat(starts + (sizes + 1) / 2, sizes)
+    return found
+
+
+def shared(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
+    """Share of the examples listed in `first` `[q, k]` that `second` `[q, m]` lists too, query by query, `[q]` in 0..1.
+
+    For lists of the strongest examples of one sign: rows of training examples, −1 where a list ends early. NaN where
+    `first` lists nothing. Chance level is m/n of n training examples.
+
+    Raises:
+        DataError: not two tables of as many queries.
+    """
+    ours, theirs = np.asarray(first), np.asarray(second)
+    if ours.ndim != 2 or theirs.ndim != 2 or len(ours) != len(theirs):
+        raise DataError(f"Expected two tables of lists [query, k]; found shapes {ours.shape} and {theirs.shape}.")
+    listed = ours >= 0
+    found = (ours[:, :, None] == theirs[:, None, :]).any(2) & listed
+    with np.errstate(invalid="ignore"):
+        return np.asarray(found.sum(1) / listed.sum(1), dtype=np.float64)
+
+
+def misplaced(a: ArrayLike, b: ArrayLike, k: int) -> NDArray[np.int64]:
+    """Strong in `a` `[n]` and elsewhere in `b` `[n]`: rows of the k most helpful and k most harmful of `a`, `[<= 2k]`.
+
+    Ordered by how many ranks lie between an example's places in the two, most first (equal ones in row order). Only
+    ranks count, so the units may differ. A score of the wrong sign is neither helpful nor harmful.
+
+    Raises:
+        DataError: the rows differ in length, or a score is not finite.
+        SettingsError: k < 1.
+    """
+    first, second = _row(a), _row(b)
+    if first.shape != second.shape:
+        raise DataError(f"Expected scores of as many examples; found {len(first)} and {len(second)}.")
+    if k < 1:
+        raise SettingsError(f"Expected k >= 1; found {k}.")
+    order = np.argsort(-first, kind="stable")
+    strong = np.union1d(order[:k][first[order[:k]] > 0], order[-k:][first[order[-k:]] < 0])
+    apart = np.abs(ranks(first) - ranks(second))[strong]
+    return np.asarray(strong[np.argsort(-apart, kind="stable")], dtype=np.int64)
+
+
 def lds(scores: ArrayLike, masks: ArrayLike, measures: ArrayLike) -> LDS:
     """Do summed scores predict what retraining on a subset does?
 
@@ -181,6 +238,13 @@ def _overlap(x: NDArray[np.float64], y: NDArray[np.float64], k: int) -> float:
     order_x, order_y = np.argsort(x, kind="stable"), np.argsort(y, kind="stable")
     shared = np.intersect1d(order_x[:k], order_y[:k]).size + np.intersect1d(order_x[-k:], order_y[-k:]).size
     return shared / (2 * k)
+
+
+def _row(scores: ArrayLike) -> NDArray[np.float64]:
+    row = _finite(scores, "scores")
+    if row.ndim != 1:
+        raise DataError(f"Expected the scores of one query [n]; found shape {row.shape}.")
+    return row
 
 
 def _same_tables(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

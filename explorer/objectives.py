@@ -13,17 +13,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from explorer.contracts import Objective, Target, Task
+from explorer.contracts import TARGETS, Objective, ObjectiveTask, Target, Task
+from explorer.errors import SettingsError
 
 
 @dataclass(frozen=True)
 class CrossEntropy:
     """Softmax classification: outputs are logits `[b, classes]`, targets int64 `[b]`.
 
-    Both targets of a query are log-probabilities in nats: of the given label, or of the model's own answer.
+    The targets `label` and `prediction` of a query are log-probabilities in nats: of the given label, or of the model's
+    own answer. `margin` and `contrast` compare logits: nats of log-odds, of a class against all others (targets: that
+    class, `[b]`) or of P against Q whatever the others (targets: P and Q, `[b, 2]`).
     """
 
-    task: ClassVar[Task] = "classification"
+    task: ClassVar[ObjectiveTask] = "classification"
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """−log p(target), `[b]`."""
@@ -45,11 +48,26 @@ class CrossEntropy:
         return torch.diag_embed(pairs.sum(2)) - pairs
 
     def measure(self, outputs: Tensor, targets: Tensor, target: Target) -> Tensor:
-        """log p of the label or of the model's own answer, `[b]`."""
+        """log p of the label or the model's own answer, f_c − log Σ_{k≠c} exp f_k, or f_P − f_Q, `[b]`."""
+        if target == "contrast":
+            return outputs.gather(1, targets[:, :1])[:, 0] - outputs.gather(1, targets[:, 1:])[:, 0]
+        if target == "margin":
+            own = targets.unsqueeze(1)
+            return outputs.gather(1, own)[:, 0] - outputs.scatter(1, own, -torch.inf).logsumexp(1)
         return -self.loss(outputs, self._asked(outputs, targets, target))
 
     def measure_gradient(self, outputs: Tensor, targets: Tensor, target: Target) -> Tensor:
-        """One-hot of what is asked minus softmax, `[b, classes]` (the answer itself is held fixed)."""
+        """One-hot of what is asked minus softmax, `[b, classes]` (the answer itself is held fixed).
+
+        For a margin the softmax is over the other classes alone, so that it does not fade for a certain answer; for a
+        contrast one-hot of P minus one-hot of Q.
+        """
+        if target == "contrast":
+            signs = outputs.new_tensor([[1.0, -1.0]]).expand(len(outputs), 2)
+            return torch.zeros_like(outputs).scatter(1, targets, signs)
+        if target == "margin":
+            own = targets.unsqueeze(1)
+            return -outputs.scatter(1, own, -torch.inf).softmax(1).scatter(1, own, -1.0)
         return -self.loss_gradient(outputs, self._asked(outputs, targets, target))
 
     def predict(self, outputs: Tensor) -> Tensor:
@@ -67,7 +85,7 @@ class SquaredError:
     `label` asks about −½ squared error, `prediction` about the output itself (more is "towards").
     """
 
-    task: ClassVar[Task] = "regression"
+    task: ClassVar[ObjectiveTask] = "regression"
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """½(output − target)², `[b]`."""
@@ -83,10 +101,12 @@ class SquaredError:
 
     def measure(self, outputs: Tensor, targets: Tensor, target: Target) -> Tensor:
         """−½(output − target)², or the output, `[b]`."""
+        _no_classes(target)
         return -self.loss(outputs, targets) if target == "label" else outputs[:, 0]
 
     def measure_gradient(self, outputs: Tensor, targets: Tensor, target: Target) -> Tensor:
         """Target − output, or one, `[b, 1]`."""
+        _no_classes(target)
         return -self.loss_gradient(outputs, targets) if target == "label" else torch.ones_like(outputs)
 
     def predict(self, outputs: Tensor) -> Tensor:
@@ -99,8 +119,16 @@ def for_task(task: Task) -> Objective:
     return CrossEntropy() if task == "classification" else SquaredError()
 
 
-def measure_unit(task: Task, target: Target) -> str:
+def measure_unit(task: ObjectiveTask, target: Target) -> str:
     """The unit of a query's measure, as shown beside every influence."""
-    if task == "classification":
-        return "nats of log-probability"
+    if task != "regression":
+        return "nats of log-probability" if target in TARGETS else "nats of log-odds"
     return "½ squared error" if target == "label" else "units of the output"
+
+
+def _no_classes(target: Target) -> None:
+    if target not in TARGETS:
+        raise SettingsError(
+            f"Expected a target out of {', '.join(TARGETS)} for a regression; found {target}, which compares classes. "
+            "Ask about the prediction: the output itself."
+        )

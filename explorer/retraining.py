@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
-from explorer.contracts import Examples, Objective, Progress, Queries, Recipe, silent
+from explorer.contracts import Examples, Objective, Progress, Queries, Recipe, Target, silent
 from explorer.errors import DataError, ModelError, SettingsError
+from explorer.influence.gradients import asked_of
 from explorer.influence.replay import MEGABYTE, Network, gradients_per_model
 from explorer.influence.trajectory import REMOVALS, Optimizer, Removal, State, optimizer_of
 from explorer.loading import as_model_input
@@ -128,17 +129,20 @@ def measures(
 ) -> Tensor:
     """m_q of every retrained model, `[t, q]`: what `fidelity.lds` takes. Arguments as `retrain`.
 
-    A query about the `prediction` of a classifier asks each of them about the answer of `model`, the one explained.
+    A query about the `prediction` of a classifier asks each of them about the answer of `model`, the one explained; one
+    about a margin or a contrast asks all of them about the same classes.
 
     Raises:
         SettingsError: such a query without `model`. What `retrain` raises.
     """
     found: Tensor | None = None
     targets = _asked_about(plan.objective, queries, model)
-    target = "label" if plan.objective.task == "classification" else queries.target
+    answers = queries.target == "prediction" and plan.objective.task == "classification"
+    target: Target = "label" if answers else queries.target
     for block in retrain(plan, masks, seeds, queries.examples, queries.rows, progress):
         if found is None:
             found = block.outputs.new_empty(len(masks), len(queries.rows))
+            targets = targets if queries.classes is None else asked_of(queries, block.outputs.shape[2])
         for number, outputs in zip(block.models, block.outputs, strict=True):
             found[int(number)] = plan.objective.measure(outputs, targets, target)
     assert found is not None
@@ -325,8 +329,8 @@ def _models_at_once(plan: Retraining, network: Network) -> int:
 
 
 def _asked_about(objective: Objective, queries: Queries, model: nn.Module | None) -> Tensor:
-    """The targets that retrained models are asked about `[q]`: labels, or the answers of the model explained."""
-    if queries.target == "label" or objective.task == "regression":
+    """What retrained models are asked about where the query names no classes `[q]`: labels, or answers of the model explained."""
+    if queries.target != "prediction" or objective.task == "regression":
         return torch.tensor(np.asarray(queries.examples.labels)[queries.rows])
     if model is None:
         raise SettingsError(

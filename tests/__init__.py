@@ -1,0 +1,1 @@
+from tests import typechecker as typechecker  # pytest's option --jaxtyping-packages looks it up here

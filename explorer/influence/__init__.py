@@ -6,14 +6,18 @@ from typing import Any
 
 from explorer.contracts import Method
 from explorer.errors import SettingsError
+from explorer.influence.arnoldi import Arnoldi
 from explorer.influence.bias_only import BiasOnly
+from explorer.influence.conjugate_gradient import ConjugateGradient
 from explorer.influence.ekfac import EKFAC
 from explorer.influence.gauss_newton import GaussNewton
 from explorer.influence.gradient_dot import GradientDot
 from explorer.influence.kfac import KFAC
 from explorer.influence.last_layer import LastLayer
+from explorer.influence.lissa import Lissa
 from explorer.influence.logra import LoGra
 from explorer.influence.metagradient import Metagradient
+from explorer.influence.refine import Refine
 from explorer.influence.relative import Relative
 from explorer.influence.tracin import TracIn
 from explorer.influence.trak import TRAK
@@ -28,6 +32,10 @@ METHODS: dict[str, Any] = {
         GaussNewton,
         EKFAC,
         KFAC,
+        ConjugateGradient,
+        Refine,
+        Arnoldi,
+        Lissa,
         LoGra,
         TRAK,
         TracIn,

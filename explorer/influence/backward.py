@@ -6,10 +6,11 @@ curvature, no scores. The gradient of an example with respect to a layer is the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,8 +22,12 @@ from torch.func import functional_call
 
 from explorer.contracts import Examples, Progress, silent
 from explorer.errors import ModelError
+from explorer.influence import blocks
+from explorer.influence.blocks import Need
 from explorer.influence.layers import Layers, as_leaves, check_outputs, evaluation, on_call
 from explorer.loading import as_model_input
+
+T = TypeVar("T")
 
 ELEMENTS = 2**24
 """Numbers that a block of examples may put into and pull out of its layers (64 MB in float32)."""
@@ -124,27 +129,71 @@ def traces(
     rows: NDArray[np.int64],
     progress: Progress = silent,
     note: str = "gradients",
+    step: int | None = None,
 ) -> Iterator[tuple[int, Trace]]:
     """A trace of each block of `rows` with the place where the block starts; memory does not grow with `rows`.
 
-    `progress` counts rows under `note`. Raises `ModelError` for an output that is not finite.
+    Blocks have `step` rows, `block_size` of them by default. `progress` counts rows under `note`. Raises `ModelError`
+    for an output that is not finite.
     """
-    step = block_size(layers)
+    step = step or block_size(layers)
     for start in range(0, len(rows), step):
         progress(start, len(rows), note)
         block = rows[start : start + step]
         with traced(model, layers, examples.batch(block)) as trace:
-            check_finite(trace.outputs.detach(), block, len(rows), "outputs")
+            check_finite(trace.outputs.detach(), block, len(rows), "outputs", examples)
             yield start, trace
     progress(len(rows), len(rows), note)
 
 
-def check_finite(values: Float[Tensor, "b ..."], block: NDArray[np.int64], total: int, name: str) -> None:
-    """Raises `ModelError` with the first row whose `values` are not all finite."""
+def each_block(
+    model: nn.Module,
+    layers: Layers,
+    examples: Examples,
+    rows: NDArray[np.int64],
+    work: Callable[[slice, Trace], T],
+    progress: Progress = silent,
+    note: str = "gradients",
+    relieve: Callable[[], None] | None = None,
+) -> Iterator[tuple[int, T]]:
+    """What `work` makes of a trace of each block of `rows`, with the place where the block starts.
+
+    `work` gets the places of the block among `rows`. Where memory does not suffice blocks are halved, and `work` is called
+    again; `relieve` lets go of what is kept for speed alone (see `blocks.in_blocks`). Otherwise as `traces`.
+
+    Raises:
+        ResourceError: a single example does not fit.
+    """
+
+    def traced_work(part: slice) -> T:
+        progress(part.start, len(rows), note)
+        with traced(model, layers, examples.batch(rows[part])) as trace:
+            check_finite(trace.outputs.detach(), rows[part], len(rows), "outputs", examples)
+            return work(part, trace)
+
+    for part, found in blocks.in_blocks(len(rows), block_size(layers), traced_work, need_of(layers), relieve):
+        yield part.start, found
+    progress(len(rows), len(rows), note)
+
+
+def need_of(layers: Layers) -> Need:
+    """What the gradients of one example take in memory, layer by layer, as far as that is known (float32)."""
+    pairs = zip(layers.names, layers.layers, strict=True)
+    sizes = {name: 4 * layer.positions * (layer.width_in + layer.width_out) for name, layer in pairs}
+    return Need(f"the gradients of one example over {len(sizes)} layers", sizes)
+
+
+def check_finite(
+    values: Float[Tensor, "b ..."], block: NDArray[np.int64], total: int, name: str, examples: Examples | None = None
+) -> None:
+    """Raises `ModelError` with the first row, by its id where `examples` are given, whose `values` are not all finite."""
+    if bool(torch.isfinite(values.sum())):  # one reading: what is not finite stays so in any sum
+        return
     good = torch.isfinite(values).flatten(1).all(1)
     if not bool(good.all()):
-        first = int(block[int((~good).nonzero()[0, 0])])
+        row = int(block[int((~good).nonzero()[0, 0])])
+        first = f"row {row}" if examples is None else repr(str(examples.ids[row]))
         raise ModelError(
             f"Expected finite {name} from the model; found NaN or infinity for {int((~good).sum())} of {len(block)} "
-            f"examples in a block of {total} (first: row {first}). Check the weights and the scale of the inputs."
+            f"examples in a block of {total} (first: {first}). Check the weights and the scale of the inputs."
         )

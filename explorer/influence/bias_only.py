@@ -16,15 +16,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from explorer.contracts import MEASURE_UNIT, Examples, Fitted, Progress, Queries, Scores, Subject, silent
+from explorer.contracts import MEASURE_UNIT, Examples, Fitted, Objective, Progress, Queries, Scores, Subject, silent
 from explorer.errors import DataError
 from explorer.influence import projection
 from explorer.influence.backward import check_finite
-from explorer.influence.gradients import BATCH, targets_of
+from explorer.influence.blocks import in_blocks, says_what_fits
+from explorer.influence.gradients import BATCH, ONE_FORWARD, asked_of, targets_of
 from explorer.influence.kronecker import Damping
-from explorer.influence.layers import check_outputs, evaluation
+from explorer.influence.layers import PROBED, check_outputs, check_steady, evaluation
 from explorer.loading import as_model_input
 from explorer.objectives import measure_unit
+from explorer.sequences import SequenceLogProbability
 
 RELATIVE_DAMPING = 0.1
 """Default damping without weight decay, as a share of the mean eigenvalue."""
@@ -39,7 +41,7 @@ class BiasOnly:
     Estimates what leaving i out does to q when only a constant b, added to the outputs, is fitted again with its share
     (wd/2)‖b‖² of the objective: the last layer's bias, or one that it could have had. H_b = (1/n) Σ ∇²_f l_i, k x k, is
     exact. `damping` is λ >= 0; None chooses 0 where weight decay makes the problem strongly convex, else a tenth of H_b's
-    mean eigenvalue.
+    mean eigenvalue. Of sequences it is one constant for all positions.
     """
 
     damping: float | None = None
@@ -48,6 +50,7 @@ class BiasOnly:
     def __post_init__(self) -> None:
         Damping(self.damping, RELATIVE_DAMPING)
 
+    @says_what_fits
     def fit(self, subject: Subject, progress: Progress = silent) -> Fitted:
         """One forward pass over the training set and a k x k Cholesky.
 
@@ -57,12 +60,13 @@ class BiasOnly:
         """
         began = time.perf_counter()
         rows = np.arange(len(subject.train), dtype=np.int64)
+        check_steady(subject.model, subject.train.batch(rows[:PROBED]))
         total: Tensor | None = None
         errors = []
         for start, outputs in _outputs(subject, subject.train, rows, progress):
             targets = targets_of(subject.train, rows[start : start + len(outputs)], outputs.shape[1])
-            errors.append(subject.objective.loss_gradient(outputs, targets))
-            part = subject.objective.loss_curvature(outputs).sum(0)
+            errors.append(_shared(subject.objective, subject.objective.loss_gradient(outputs, targets)))
+            part = _curvature(subject.objective, outputs)
             total = part if total is None else total + part
         if total is None:
             raise DataError("Expected at least one training example; found none. Give the examples it was trained on.")
@@ -71,7 +75,7 @@ class BiasOnly:
         convex = self.damping is None and subject.weight_decay > 0
         damping = Damping(0.0 if convex else self.damping, RELATIVE_DAMPING)
         curvature.diagonal().add_(subject.weight_decay + damping.of(mean))
-        remedy = "Choose a larger damping: every answer of this model is certain."
+        remedy = damping.remedy(mean)
         factor = projection.lower_factor(curvature, SINGULAR, "the outputs' curvature", remedy)
         stats = {
             "damping": damping.of(mean),
@@ -131,23 +135,39 @@ class FittedBiasOnly:
         if not len(queries.rows):
             raise DataError("Expected at least one query; found none. Name the test rows to explain.")
         outputs = torch.cat([part for _, part in _outputs(self.subject, queries.examples, queries.rows, silent)])
-        targets = targets_of(queries.examples, queries.rows, outputs.shape[1])
-        return self.subject.objective.measure_gradient(outputs, targets, queries.target).double()
+        targets = asked_of(queries, outputs.shape[1])
+        objective = self.subject.objective
+        return _shared(objective, objective.measure_gradient(outputs, targets, queries.target)).double()
 
     def _solved(self, pulls: Tensor) -> Tensor:
         return projection.solve([self.factor], pulls) / -len(self.errors)
+
+
+def _shared(objective: Objective, pulls: Tensor) -> Tensor:
+    """Pulls on the outputs as pulls on the constant, `[b, k]`."""
+    return objective.shared(pulls) if isinstance(objective, SequenceLogProbability) else pulls
+
+
+def _curvature(objective: Objective, outputs: Tensor) -> Tensor:
+    """The Hessian of the summed loss in the constant, `[k, k]`."""
+    if isinstance(objective, SequenceLogProbability):
+        return objective.shared_curvature(outputs)
+    return objective.loss_curvature(outputs).sum(0)
 
 
 def _outputs(
     subject: Subject, examples: Examples, rows: NDArray[np.int64], progress: Progress
 ) -> Iterator[tuple[int, Tensor]]:
     """The model's outputs for blocks of `rows`, float64 on the CPU, in evaluation mode."""
-    for start in range(0, len(rows), BATCH):
-        progress(start, len(rows), "outputs")
-        block = rows[start : start + BATCH]
+
+    def run(part: slice) -> Tensor:
+        progress(part.start, len(rows), "outputs")
+        block = rows[part]
         with evaluation(subject.model), torch.no_grad():
             outputs = subject.model(as_model_input(subject.model, examples.batch(block)))
-        outputs = check_outputs(outputs, len(block)).double().cpu()
-        check_finite(outputs, block, len(rows), "outputs")
-        yield start, outputs
+        return check_outputs(outputs, len(block)).double().cpu()
+
+    for part, outputs in in_blocks(len(rows), BATCH, run, ONE_FORWARD):
+        check_finite(outputs, rows[part], len(rows), "outputs", examples)
+        yield part.start, outputs
     progress(len(rows), len(rows), "outputs")

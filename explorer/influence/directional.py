@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from explorer.contracts import MEASURE_UNIT, Examples, Progress, Queries, Scores, Subject, silent
 from explorer.errors import DataError
-from explorer.influence.backward import check_finite, traces
-from explorer.influence.gradients import targets_of
+from explorer.influence import positions
+from explorer.influence.backward import Trace, check_finite, each_block
+from explorer.influence.blocks import Need, in_blocks
+from explorer.influence.gradients import asked_of, targets_of
 from explorer.influence.layers import Layers
 from explorer.influence.separable import Separable
 from explorer.objectives import measure_unit
@@ -36,7 +40,7 @@ KEEP_BYTES = 2**30
 """Inputs and pulls of the training set are kept between calls of `score` up to this size, else computed again."""
 
 Pull = Callable[[Tensor, Tensor], Tensor]
-"""The gradient `[b, k]`, with respect to outputs `[b, k]` and given targets `[b]`, of what is asked of each example."""
+"""The gradient `[b, k]`, with respect to outputs `[b, k]` and given targets `[b, ...]`, of what is asked of each example."""
 
 
 @runtime_checkable
@@ -61,11 +65,14 @@ class Basis:
     pulls: list[Tensor]
 
     def turned(self, rows: Rows) -> Rows:
-        """The same rows counted along the axes."""
-        return Rows(
-            [a @ Q.to(a) for a, Q in zip(rows.inputs, self.inputs, strict=True)],
-            [d @ Q.to(d) for d, Q in zip(rows.pulls, self.pulls, strict=True)],
-        )
+        """The same gradients counted along the axes; those of layers with many positions are summed over them."""
+        inputs, pulls = [], []
+        for a, d, Q_A, Q_S in zip(rows.inputs, rows.pulls, self.inputs, self.pulls, strict=True):
+            axes = Q_A.to(a), Q_S.to(d)
+            a, d = positions.summed(a, d, *axes) if positions.are_many(a, d) else (a @ axes[0], d @ axes[1])
+            inputs.append(a)
+            pulls.append(d)
+        return Rows(inputs, pulls)
 
 
 @dataclass(frozen=True)
@@ -135,16 +142,20 @@ def query_rows(
     if not len(queries.rows):
         raise DataError("Expected at least one query; found none. Name the test rows to explain.")
 
-    def pull(outputs: Tensor, targets: Tensor) -> Tensor:
-        return subject.objective.measure_gradient(outputs, targets, queries.target)
+    pull = partial(subject.objective.measure_gradient, target=queries.target)
 
-    yield from example_rows(subject, layers, queries.examples, pull, queries.rows, progress, "queries")
+    def work(part: slice, trace: Trace) -> Rows:
+        return _factors(trace, pull, asked_of(queries.block(part), trace.outputs.shape[1]), queries, part)
+
+    yield from each_block(subject.model, layers, queries.examples, queries.rows, work, progress, "queries")
 
 
-def train_rows(subject: Subject, layers: Layers, progress: Progress = silent) -> Iterator[tuple[int, Rows]]:
-    """Factors of g_i for blocks of the training set, with the place where each starts."""
+def train_rows(
+    subject: Subject, layers: Layers, progress: Progress = silent, relieve: Callable[[], None] | None = None
+) -> Iterator[tuple[int, Rows]]:
+    """Factors of g_i for blocks of the training set, with the place where each starts; `relieve` as in `each_block`."""
     rows = np.arange(len(subject.train), dtype=np.int64)
-    yield from example_rows(subject, layers, subject.train, subject.objective.loss_gradient, rows, progress)
+    yield from example_rows(subject, layers, subject.train, subject.objective.loss_gradient, rows, progress, relieve)
 
 
 def example_rows(
@@ -152,42 +163,72 @@ def example_rows(
     layers: Layers,
     examples: Examples,
     pull: Pull,
-    rows: Any,
+    rows: NDArray[np.int64],
     progress: Progress = silent,
-    note: str = "gradients",
+    relieve: Callable[[], None] | None = None,
 ) -> Iterator[tuple[int, Rows]]:
     """Factors of the gradient of what `pull` asks, for blocks of `rows`; one forward and one backward pass."""
-    for start, trace in traces(subject.model, layers, examples, rows, progress, note):
-        block = rows[start : start + len(trace.outputs)]
-        outputs = trace.outputs.detach()
-        targets = targets_of(examples, block, outputs.shape[1]).to(outputs.device)
-        found = Rows(trace.inputs, trace.pulls(pull(outputs.double(), targets).to(outputs.dtype)))
-        for values in (*found.inputs, *found.pulls):
-            check_finite(values, block, len(rows), "gradients")
-        yield start, found
+
+    def work(part: slice, trace: Trace) -> Rows:
+        return rows_of(trace, examples, pull, rows, part)
+
+    yield from each_block(subject.model, layers, examples, rows, work, progress, relieve=relieve)
+
+
+def rows_of(trace: Trace, examples: Examples, pull: Pull, rows: NDArray[np.int64], part: slice) -> Rows:
+    """As `example_rows` for the trace of these places among `rows`; one backward pass."""
+    targets = targets_of(examples, rows[part], trace.outputs.shape[1])
+    return _factors(trace, pull, targets, Queries(examples, rows), part)
+
+
+def check_gradients(subject: Subject, layers: Layers) -> None:
+    """Raises `ModelError` with the first training example whose gradient is not finite; cost a pass over the training set."""
+    for _ in train_rows(subject, layers):
+        pass
+
+
+def _factors(trace: Trace, pull: Pull, targets: Tensor, asked: Queries, part: slice) -> Rows:
+    outputs = trace.outputs.detach()
+    found = Rows(trace.inputs, trace.pulls(pull(outputs.double(), targets.to(outputs.device)).to(outputs.dtype)))
+    for values in (*found.inputs, *found.pulls):
+        check_finite(values, asked.rows[part], len(asked.rows), "gradients", asked.examples)
+    return found
 
 
 class Kept:
     """What a pass yields, kept after the first whole pass where it fits in memory, else computed again each time."""
 
-    def __init__(self) -> None:
-        self._blocks: list[tuple[int, Rows]] | None = None
+    def __init__(self, blocks: list[tuple[int, Rows]] | None = None) -> None:
+        self._blocks = blocks
+        self._filling: list[tuple[int, Rows]] = []
+        self._keeps = True
+
+    @property
+    def whole(self) -> list[tuple[int, Rows]] | None:
+        """All blocks, where they are in memory."""
+        return self._blocks
+
+    def forget(self) -> None:
+        """Let go of what is kept, and keep nothing from now on: memory is short."""
+        self._blocks, self._keeps = None, False
+        self._filling.clear()
 
     def again(self, run: Callable[[], Iterator[tuple[int, Rows]]], limit: int) -> Iterator[tuple[int, Rows]]:
         """The blocks of `run()`, from memory if an earlier pass stayed within `limit` bytes."""
         if self._blocks is not None:
             yield from self._blocks
             return
-        blocks: list[tuple[int, Rows]] = []
+        blocks = self._filling = []
         held = 0
         for start, rows in run():
             held += rows.bytes
-            if held <= limit:
+            if held <= limit and self._keeps:
                 blocks.append((start, rows))
             else:
                 blocks.clear()
             yield start, rows
-        if held <= limit:
+        self._filling = []
+        if held <= limit and self._keeps:
             self._blocks = blocks
 
 
@@ -218,7 +259,13 @@ class FittedInverse:
         values = torch.empty(len(queries.rows), len(self.subject.train)) if out is None else out
         for start, asked in self._queries(queries):
             block = values[start : start + len(asked)]
-            self._pairs(asked, block, _part(progress, start, len(block), len(values)))
+
+            def work(part: slice, asked: Rows = asked, block: Tensor = block, start: int = start) -> None:
+                told = _part(progress, start + part.start, part.stop - part.start, len(values))
+                self._pairs(asked[part], block[part], told)
+
+            for _ in in_blocks(len(asked), len(asked), work, self.need, self._kept.forget):
+                pass
         return Scores(
             values,
             queries.examples.ids[queries.rows],
@@ -234,11 +281,15 @@ class FittedInverse:
         totals: list[Tensor] = []
         dtype = torch.float32
         for start, asked in self._queries(queries):
-            gradients = asked.gradients()
-            dtype = gradients[0].dtype
-            part = weights[:, start : start + len(asked)].to(gradients[0])
-            sums = [torch.tensordot(part, g, 1).double() for g in gradients]
-            totals = [t.add_(s) for t, s in zip(totals, sums, strict=True)] if totals else sums
+            dtype = asked.inputs[0].dtype
+
+            def work(part: slice, asked: Rows = asked, start: int = start) -> list[Tensor]:
+                gradients = asked[part].gradients()
+                some = weights[:, start + part.start : start + part.stop].to(gradients[0])
+                return [torch.tensordot(some, g, 1).double() for g in gradients]
+
+            for _, sums in in_blocks(len(asked), len(asked), work, self.need, self._kept.forget):
+                totals = [t.add_(s) for t, s in zip(totals, sums, strict=True)] if totals else sums
         values = torch.empty(len(weights), len(self.subject.train))
         directions = self.inverse.apply([total.to(dtype) for total in totals])
         for start, block in self.training(progress, "scores"):
@@ -251,17 +302,25 @@ class FittedInverse:
         values = torch.empty(n)
         step = max(1, QUERY_ELEMENTS // self.layers.size)
         for start, block in self.training(progress, "self-influence"):
-            for first in range(0, len(block), step):
-                progress(start + first, n, "self-influence")
-                part = block[first : first + step]
-                own = self._applied(part) if self.quadratic is None else self.quadratic(part)
+
+            def work(part: slice, block: Rows = block, start: int = start) -> Tensor:
+                progress(start + part.start, n, "self-influence")
+                return self._applied(block[part]) if self.quadratic is None else self.quadratic(block[part])
+
+            for part, own in in_blocks(len(block), step, work, self.need, self._kept.forget):
                 # H⁻¹ is positive; an example without a gradient may still come out a rounding below zero
-                values[start + first : start + first + len(own)] = own.clamp_min(0) / n
+                values[start + part.start : start + part.stop] = own.clamp_min(0) / n
         return values
 
     def tensors(self) -> dict[str, Tensor]:
         """The inverse's own."""
         return self.inverse.tensors()
+
+    @property
+    def need(self) -> Need:
+        """What one gradient takes, layer by layer."""
+        pairs = zip(self.layers.names, self.layers.layers, strict=True)
+        return Need(f"one gradient of {self.layers.size:,} parameters", {name: 4 * layer.size for name, layer in pairs})
 
     def _queries(self, queries: Queries) -> Iterator[tuple[int, Rows]]:
         """Factors of the queries' gradients along the basis' axes, as many at once as their gradients may take."""
@@ -292,7 +351,7 @@ class FittedInverse:
         n = len(self.subject.train)
 
         def run() -> Iterator[tuple[int, Rows]]:
-            for start, rows in train_rows(self.subject, self.layers):
+            for start, rows in train_rows(self.subject, self.layers, relieve=self._kept.forget):
                 yield start, self._turned(rows)
 
         progress(0, n, note)

@@ -16,6 +16,7 @@ from torch import Tensor
 from explorer.contracts import Fitted, Progress, Subject, silent
 from explorer.errors import SettingsError
 from explorer.influence import kronecker
+from explorer.influence.blocks import says_what_fits
 
 RELATIVE_DAMPING = 0.1
 """Damping as a share of the mean eigenvalue: won or tied among fixed rules on every problem measured so far."""
@@ -46,6 +47,7 @@ class EKFAC:
         if self.rank is not None and self.rank < 1:
             raise SettingsError(f"Expected rank >= 1; found {self.rank}. Leave it out for the exact diagonal.")
 
+    @says_what_fits
     def fit(self, subject: Subject, progress: Progress = silent) -> Fitted:
         """Factors, eigenvectors and corrected eigenvalues; cost a forward pass and as many backward passes as outputs
         (twice where they do not fit in memory), and two float64 eigendecompositions a layer.

@@ -6,13 +6,15 @@ its inputs and pulls are `[b, t, width]` for b examples of t positions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from explorer.contracts import Objective
+from explorer.sequences import SequenceLogProbability
 
 MOST_CLASSES = 64
 """Up to this many classes the Fisher is summed over all of them; beyond, labels are drawn."""
@@ -24,11 +26,27 @@ ELEMENTS = 2**21
 
 def fisher_rule(objective: Objective, outputs: int) -> str:
     """How `fisher_columns` covers the model's own answers, in words."""
+    if isinstance(objective, SequenceLogProbability):
+        return objective.fisher_rule
     if objective.task == "regression":
         return "exact curvature of the loss"
     if outputs <= MOST_CLASSES:
         return "summed over classes"
     return f"{DRAWS} labels drawn for each example (seed 0), {outputs} classes"
+
+
+def fisher_count(objective: Objective, outputs: int) -> int:
+    """How many columns `fisher_columns` yields."""
+    if isinstance(objective, SequenceLogProbability):
+        return objective.columns
+    return outputs if outputs <= MOST_CLASSES else DRAWS
+
+
+def fisher_is_exact(objective: Objective, outputs: int) -> bool:
+    """Whether the columns are all of the curvature, or right on average only."""
+    if isinstance(objective, SequenceLogProbability):
+        return objective.exact
+    return objective.task == "regression" or outputs <= MOST_CLASSES
 
 
 def fisher_columns(
@@ -38,8 +56,11 @@ def fisher_columns(
 
     For classification, whose outputs are logits: √p_c ∇loss(c) for each class c, exactly the Fisher; above `MOST_CLASSES`
     its unbiased estimate from `DRAWS` labels drawn by a generator seeded with `start`, the place of the block. For
-    regression, columns of the curvature's Cholesky factor.
+    regression, columns of the curvature's Cholesky factor. For sequences, what their objective says.
     """
+    if isinstance(objective, SequenceLogProbability):
+        yield from objective.fisher_columns(outputs, start)
+        return
     b, k = outputs.shape
     if objective.task == "regression":
         root = torch.linalg.cholesky(objective.loss_curvature(outputs))
@@ -55,6 +76,16 @@ def fisher_columns(
     drawn = torch.multinomial(p.cpu(), DRAWS, replacement=True, generator=generator).to(outputs.device)
     for label in drawn.unbind(1):
         yield objective.loss_gradient(outputs, label) / DRAWS**0.5
+
+
+def curvature_product(
+    objective: Objective, outputs: Float[Tensor, "b k"]
+) -> Callable[[Float[Tensor, "q b k"]], Float[Tensor, "q b k"]]:
+    """The Hessian of the loss in the outputs, times q vectors an example: never written out for sequences."""
+    if isinstance(objective, SequenceLogProbability):
+        return partial(objective.curvature_product, outputs)
+    L = objective.loss_curvature(outputs.double()).to(outputs.dtype)
+    return partial(torch.einsum, "bkl,qbl->qbk", L)
 
 
 def add_covariance(total: Float[Tensor, "w w"], rows: Float[Tensor, "b t w"]) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from math import isfinite
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,8 +21,9 @@ from torch import Tensor
 from explorer.contracts import MEASURE_UNIT, Fitted, Progress, Queries, Scores, Subject, silent
 from explorer.errors import SettingsError
 from explorer.influence import factors, kernels, kronecker
-from explorer.influence.backward import traces
-from explorer.influence.directional import Rows, contract, query_rows, train_rows
+from explorer.influence.backward import block_size, need_of, traces
+from explorer.influence.blocks import Need, in_blocks, says_what_fits, whole
+from explorer.influence.directional import Rows, check_gradients, contract, query_rows, train_rows
 from explorer.influence.layers import Layers
 from explorer.objectives import measure_unit
 
@@ -31,6 +34,7 @@ COLUMNS, SHARE = 2048, 0.99
 """Columns kept at most, and the share of the curvature that is enough."""
 QUERIES = 256
 """Queries whose products with the training set exist at once."""
+NEED = Need("one query's products with the training set and the columns", remedy="Choose fewer columns or layers.")
 KEEP_BYTES = 2**30
 """Factors of the training set and their products with the columns are kept between calls up to this size."""
 
@@ -63,6 +67,7 @@ class GaussNewton:
         if not 0 < self.share <= 1:
             raise SettingsError(f"Expected share > 0 and at most 1; found {self.share}. Leave it out for {SHARE}.")
 
+    @says_what_fits
     def fit(self, subject: Subject, progress: Progress = silent) -> Fitted:
         """One forward pass and as many backward passes as outputs; r columns cost r² inner products and r³/3.
 
@@ -72,14 +77,15 @@ class GaussNewton:
         """
         began = time.perf_counter()
         found = kronecker.find(subject, self.layers)
-        loudest = _Loudest(self.columns)
-        rule = _measure(subject, found, loudest, progress)
+        loudest, rule = whole(
+            block_size(found), partial(_measure, subject, found, self.columns, progress), need_of(found)
+        )
         kept, held = loudest.enough(self.share)
         n = len(subject.train)
         mean = loudest.total / n / found.size
         damping = kronecker.Damping(self.damping, self.relative_damping)
         gram = kernels.products(kept, kept).double()
-        factor = _factor(gram, n * (subject.weight_decay + damping.of(mean)), subject.weight_decay, damping.of(mean))
+        factor = _factor(gram, n, subject.weight_decay, damping.of(mean))
         stats = {
             "damping": damping.of(mean),
             "damping_rule": damping.rule,
@@ -118,6 +124,8 @@ class FittedGaussNewton:
     stats: Mapping[str, Any]
     unit: str = MEASURE_UNIT
     _kept: list[tuple[int, Rows, Tensor]] | None = field(default=None, repr=False)
+    _filling: list[tuple[int, Rows, Tensor]] = field(default_factory=list, repr=False)
+    _keeps: bool = field(default=True, repr=False)
 
     def redamped(self, damping: float) -> FittedGaussNewton:
         """The same columns at another λ; cost r² inner products and r³/3.
@@ -127,7 +135,7 @@ class FittedGaussNewton:
         """
         decay = self.subject.weight_decay
         gram = kernels.products(self.columns, self.columns).double()
-        factor = _factor(gram, len(self.subject.train) * (decay + damping), decay, damping)
+        factor = _factor(gram, len(self.subject.train), decay, damping)
         stats = {**self.stats, "damping": damping, "damping_rule": "given"}
         other = FittedGaussNewton(self.subject, self.layers, self.columns, factor, stats)
         other._kept = self._kept
@@ -139,11 +147,18 @@ class FittedGaussNewton:
         n = len(self.subject.train)
         values = torch.empty(len(queries.rows), n) if out is None else out
         for start, asked in self._queries(queries):
-            block = values[start : start + len(asked)]
-            shares = self._solved(kernels.products(self.columns, asked))
-            for first, rows, seen in self._training(_part(progress, start, len(asked), len(values)), "scores"):
-                found = kernels.products(asked, rows).sub_(shares.T @ seen)
-                block[:, first : first + len(rows)].copy_(found.div_(-n * self._shift))
+
+            def work(part: slice, asked: Rows = asked, start: int = start) -> None:
+                some = asked[part]
+                block = values[start + part.start : start + part.stop]
+                shares = self._solved(kernels.products(self.columns, some))
+                told = _part(progress, start + part.start, len(some), len(values))
+                for first, rows, seen in self._training(told, "scores"):
+                    found = kernels.products(some, rows).sub_(shares.T @ seen)
+                    block[:, first : first + len(rows)].copy_(found.div_(-n * self._shift))
+
+            for _ in in_blocks(len(asked), len(asked), work, NEED, self._forget):
+                pass
         return Scores(
             values,
             queries.examples.ids[queries.rows],
@@ -186,6 +201,11 @@ class FittedGaussNewton:
         found |= {f"{i}/pulls": rows for i, rows in enumerate(self.columns.pulls)}
         return {name: t.cpu().contiguous() for name, t in found.items()} | {"factor": self.factor.mT.cpu().contiguous()}
 
+    def _forget(self) -> None:
+        """Memory is short: let go of the training set's factors, and keep none from now on."""
+        self._kept, self._keeps = None, False
+        self._filling.clear()
+
     @property
     def _shift(self) -> float:
         return float(self.stats["weight_decay"] + self.stats["damping"])
@@ -207,15 +227,19 @@ class FittedGaussNewton:
                 yield start, rows, seen
                 progress(start + len(rows), n, note)
             return
-        blocks: list[tuple[int, Rows, Tensor]] = []
+        blocks = self._filling = []
         held = 0
-        for start, rows in train_rows(self.subject, self.layers):
+        for start, rows in train_rows(self.subject, self.layers, relieve=self._forget):
             seen = kernels.products(self.columns, rows)
             held += rows.bytes + seen.numel() * seen.element_size()
-            blocks = [*blocks, (start, rows, seen)] if held <= KEEP_BYTES else []
+            if held <= KEEP_BYTES and self._keeps:
+                blocks.append((start, rows, seen))
+            else:
+                blocks.clear()
             yield start, rows, seen
             progress(start + len(rows), n, note)
-        if held <= KEEP_BYTES:
+        self._filling = []
+        if held <= KEEP_BYTES and self._keeps:
             self._kept = blocks
 
 
@@ -251,25 +275,30 @@ class _Loudest:
         return self._rows[:count], min(1.0, float(held[count - 1])) if len(held) else 1.0
 
 
-def _measure(subject: Subject, found: Layers, loudest: _Loudest, progress: Progress) -> str:
-    """Shows `loudest` every column of the training set; says how the model's own answers were covered."""
+def _measure(subject: Subject, found: Layers, most: int, progress: Progress, step: int) -> tuple[_Loudest, str]:
+    """The loudest columns of the training set, seen `step` examples at a time; and how the model's own answers were covered."""
+    loudest = _Loudest(most)
     rows = np.arange(len(subject.train), dtype=np.int64)
     rule = ""
-    for start, trace in traces(subject.model, found, subject.train, rows, progress, "curvature"):
+    for start, trace in traces(subject.model, found, subject.train, rows, progress, "curvature", step):
         outputs = trace.outputs.detach()
         rule = factors.fisher_rule(subject.objective, outputs.shape[1])
         for column in factors.fisher_columns(subject.objective, outputs.double(), start):
             loudest.add(Rows(trace.inputs, trace.pulls(column.to(outputs.dtype))))
-    return rule
+    if not isfinite(loudest.total):
+        check_gradients(subject, found)
+    return loudest, rule
 
 
-def _factor(gram: Tensor, shift: float, decay: float, damping: float) -> Tensor:
-    """Cholesky of `gram + shift I`."""
+def _factor(gram: Tensor, n: int, decay: float, damping: float) -> Tensor:
+    """Cholesky of `gram + n (decay + damping) I`."""
+    shift = n * (decay + damping)
     factor, failed = torch.linalg.cholesky_ex(gram + shift * torch.eye(len(gram)).to(gram))
     if shift <= 0 or failed or not bool(torch.isfinite(factor).all()):
         raise SettingsError(
             f"Expected an invertible curvature; found a singular one at damping {damping:g} and weight decay {decay:g}: "
-            "there are directions in which no example curves the loss. Choose a damping above 0, or leave it out."
+            "there are directions in which no example curves the loss. "
+            f"{kronecker.Damping.remedy(float(gram.diagonal().sum()))}"
         )
     lower: Tensor = factor.mT.contiguous().mT  # columns first in memory, as after a file
     return lower

@@ -12,7 +12,11 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from explorer.contracts import Fitted, Progress, Queries, Scores, Subject, silent
-from explorer.influence import gradients, linear
+from explorer.influence import gradients, linear, sequence_head
+from explorer.influence.blocks import says_what_fits
+
+UNIT = "gradient product (only ranks compare)"
+"""What its scores are in."""
 
 
 @dataclass(frozen=True)
@@ -21,15 +25,21 @@ class GradientDot:
 
     name: ClassVar[str] = "gradient-dot"
 
+    @says_what_fits
     def fit(self, subject: Subject, progress: Progress = silent) -> Fitted:
         """One forward pass over the training set."""
+        if subject.objective.task == "sequence":
+            progress(1, 1, "features")
+            return sequence_head.dot(subject, self.name, UNIT)
         began = time.perf_counter()
         seen = gradients.train_pass(subject, progress)
-        stats = {"layer": seen.head.name or "the whole model", "seconds": time.perf_counter() - began}
+        stats = seen.head.stats | {"seconds": time.perf_counter() - began}
         return FittedGradientDot(subject, seen.features, seen.errors, stats)
 
     def restore(self, subject: Subject, tensors: Mapping[str, Tensor], stats: Mapping[str, Any]) -> Fitted:
         """The fitted method from `tensors()` and `stats`."""
+        if subject.objective.task == "sequence":
+            return sequence_head.dot(subject, self.name, UNIT, stats)
         return FittedGradientDot(subject, tensors["features"], tensors["errors"], dict(stats))
 
 
@@ -41,7 +51,7 @@ class FittedGradientDot:
     features: Tensor
     errors: Tensor
     stats: Mapping[str, Any]
-    unit: str = "gradient product (only ranks compare)"
+    unit: str = UNIT
 
     def score(self, queries: Queries, progress: Progress = silent, out: Tensor | None = None) -> Scores:
         """Influence `[query, train]` as (r_q · e_i)(h_q · h_i): two small products; cost n·(k + p) a query."""

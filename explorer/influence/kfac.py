@@ -16,6 +16,7 @@ from torch import Tensor
 from explorer.contracts import Fitted, Progress, Subject, silent
 from explorer.errors import SettingsError
 from explorer.influence import kronecker
+from explorer.influence.blocks import says_what_fits
 from explorer.influence.ekfac import RELATIVE_DAMPING
 
 
@@ -41,6 +42,7 @@ class KFAC:
         if self.rank is not None and self.rank < 1:
             raise SettingsError(f"Expected rank >= 1; found {self.rank}. Leave it out for the exact diagonal.")
 
+    @says_what_fits
     def fit(self, subject: Subject, progress: Progress = silent) -> Fitted:
         """Factors and eigenvectors; cost a forward pass, as many backward passes as outputs, and two float64
         eigendecompositions a layer.

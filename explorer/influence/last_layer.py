@@ -14,7 +14,8 @@ from torch import Tensor
 
 from explorer.contracts import MEASURE_UNIT, Fitted, Progress, Queries, Scores, Subject, silent
 from explorer.errors import SettingsError
-from explorer.influence import gradients, linear
+from explorer.influence import gradients, linear, sequence_head
+from explorer.influence.blocks import says_what_fits
 from explorer.objectives import measure_unit
 
 MAX_PARAMETERS = 10_000
@@ -28,7 +29,8 @@ class LastLayer:
     """Exact influence through the last layer, s(q, i) = −(1/n) ∇m_qᵀ (H + (wd + λ)I)⁻¹ g_i (Koh & Liang 2017).
 
     `damping` is λ >= 0. None chooses: 0 where the head is the whole model and weight decay makes the problem
-    strongly convex (first order is then the true answer), else a tenth of H's mean eigenvalue.
+    strongly convex (first order is then the true answer), else a tenth of H's mean eigenvalue. Where the head shares its
+    weights with another layer (the stats name it as `tied`), scores are those of a head with a copy of its own.
     """
 
     damping: float | None = None
@@ -40,6 +42,7 @@ class LastLayer:
                 f"Expected damping >= 0 and finite; found {self.damping}. Leave it out to have it chosen."
             )
 
+    @says_what_fits
     def fit(self, subject: Subject, progress: Progress = silent) -> Fitted:
         """One forward pass over the training set, the curvature, one float64 Cholesky.
 
@@ -48,6 +51,8 @@ class LastLayer:
             ModelError: the model does not end in an `nn.Linear`, or produces NaN.
         """
         began = time.perf_counter()
+        if subject.objective.task == "sequence":
+            return self._of_sequences(subject, progress, began)
         seen = gradients.train_pass(subject, progress)
         size = seen.features.shape[1] * seen.outputs.shape[1]
         if size > MAX_PARAMETERS:
@@ -67,15 +72,43 @@ class LastLayer:
             "mean_eigenvalue": mean_eigenvalue,
             "residual": _residual(hessian, factor),
             "parameters": size,
-            "layer": seen.head.name or "the whole model",
             "whole_model": seen.head.is_whole_model,
             "seconds": time.perf_counter() - began,
-        }
+        } | seen.head.stats
         return FittedLastLayer(subject, seen.features, seen.errors, factor, stats)
 
     def restore(self, subject: Subject, tensors: Mapping[str, Tensor], stats: Mapping[str, Any]) -> Fitted:
         """The fitted method from `tensors()` and `stats`."""
+        if subject.objective.task == "sequence":
+            head = sequence_head.SequenceHead.of(subject)
+            return sequence_head.solved(subject, head, tensors["factor"].mT, self.name, stats)
         return FittedLastLayer(subject, tensors["features"], tensors["errors"], tensors["factor"].mT, dict(stats))
+
+    def _of_sequences(self, subject: Subject, progress: Progress, began: float) -> Fitted:
+        """The same with a row for every asked position, whose gradients are summed."""
+        head = sequence_head.SequenceHead.of(subject)
+        if head.layer.size > MAX_PARAMETERS:
+            raise SettingsError(
+                f"Expected a last layer of at most {MAX_PARAMETERS} parameters for the exact inverse; found "
+                f"{head.layer.size} ({head.layer.width_in} features x {head.layer.width_out} tokens). Use the method gradient-dot, or ekfac."
+            )
+        hessian = sequence_head.curvature(subject, head, progress)
+        mean_eigenvalue = float(hessian.diagonal().mean())
+        whole = head.is_whole_model
+        damping = self._damping(whole, subject.weight_decay, mean_eigenvalue)
+        hessian.diagonal().add_(subject.weight_decay + damping)
+        factor = _factor(hessian, subject.weight_decay, damping)
+        stats = {
+            "damping": damping,
+            "damping_rule": self._rule(whole, subject.weight_decay),
+            "weight_decay": subject.weight_decay,
+            "mean_eigenvalue": mean_eigenvalue,
+            "residual": _residual(hessian, factor),
+            "parameters": head.layer.size,
+            "whole_model": whole,
+            "seconds": time.perf_counter() - began,
+        } | head.stats
+        return sequence_head.solved(subject, head, factor, self.name, stats)
 
     def _rule(self, whole: bool, decay: float) -> str:
         if self.damping is not None:
@@ -98,6 +131,24 @@ class FittedLastLayer:
     factor: Tensor
     stats: Mapping[str, Any]
     unit: str = MEASURE_UNIT
+
+    def redamped(self, damping: float) -> "FittedLastLayer":
+        """The same curvature, taken from its factor, at another λ; cost (k·p)³.
+
+        Raises:
+            SettingsError: the damping is negative or not finite, or the curvature is singular at it.
+        """
+        given = LastLayer(damping)
+        hessian = self.factor @ self.factor.mT
+        hessian.diagonal().add_(damping - self.stats["damping"])
+        factor = _factor(hessian, self.stats["weight_decay"], damping)
+        stats = {
+            **self.stats,
+            "damping": given.damping,
+            "damping_rule": "given",
+            "residual": _residual(hessian, factor),
+        }
+        return FittedLastLayer(self.subject, self.features, self.errors, factor, stats)
 
     def score(self, queries: Queries, progress: Progress = silent, out: Tensor | None = None) -> Scores:
         """Influence `[query, train]`; cost (k·p)² + n·k·p a query."""

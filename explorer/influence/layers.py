@@ -22,7 +22,7 @@ from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from explorer.errors import ModelError, SettingsError
-from explorer.loading import as_model_input
+from explorer.loading import ROUNDING, as_model_input
 
 KINDS: dict[type[nn.Module], str] = {
     nn.LayerNorm: "layer norm",
@@ -113,13 +113,14 @@ def of(model: nn.Module, inputs: Tensor, chosen: Sequence[str] | None = None, *,
 
     `inputs` are a few examples (two or more show whether examples stay apart). `chosen` names layers or what their
     names begin with ("body" means "body.0" too). A module called several times has that many more positions. Frozen
-    parameters count unless `skip_frozen`. Cost: one forward and two backward passes of a handful of examples; the model
+    parameters count unless `skip_frozen`. Cost: four forward and two backward passes of a handful of examples; the model
     stays as it was.
 
     Raises:
         SettingsError: a chosen name does not exist, or is all left out.
-        ModelError: no layer can be handled, or the output is not `[batch, outputs]`.
+        ModelError: no layer can be handled, the output is not `[batch, outputs]`, or the model is not `steady`.
     """
+    check_steady(model, inputs[:PROBED])
     left_out = _unhandled(model, skip_frozen)
     found = {name: module for name, module in model.named_modules() if _is_handled(module) and name not in left_out}
     layers = []
@@ -151,6 +152,43 @@ def evaluation(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+def check_steady(model: nn.Module, inputs: Tensor) -> None:
+    """Proves on a few examples that in evaluation mode nothing is random and no example sees another.
+
+    Outputs that are not finite are let through: the pass over all examples names the first. Cost: three forward passes.
+
+    Raises:
+        ModelError: a module stays in training mode, two passes differ, or an output depends on the rest of its batch.
+    """
+    with evaluation(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        training = [
+            f"{name or 'the model'} ({type(module).__name__})"
+            for name, module in model.named_modules()
+            if module.training
+        ]
+        if training:
+            raise ModelError(
+                f"Expected every module in evaluation mode after model.eval(); found in training mode: {_few(training)}. "
+                "Let their train() method set the mode, so that dropout is off and batch norm keeps its statistics."
+            )
+        few = as_model_input(model, inputs)
+        first, again = (check_outputs(model(few), len(few)) for _ in range(2))
+        half = check_outputs(model(few[: (len(few) + 1) // 2]), (len(few) + 1) // 2)
+    finite = first.isfinite() & again.isfinite()
+    largest = first[finite].abs().max() if bool(finite.any()) else first.new_zeros(())
+    slack = largest * max(ROUNDING, SAME_ROUNDINGS * torch.finfo(first.dtype).eps)
+    if bool(((first - again)[finite].abs() > slack).any()):
+        raise ModelError(
+            "Expected two passes over the same inputs to agree; found different outputs in evaluation mode. Take dropout "
+            "or other randomness out of the model's forward."
+        )
+    if bool(((first[: len(half)] - half)[finite[: len(half)]].abs() > slack).any()):
+        raise ModelError(
+            "Expected the output of an example not to depend on the rest of its batch; found that it does. Use stored "
+            "statistics in batch norm (track_running_stats=True) or another normalization."
+        )
 
 
 def on_call(module: nn.Module, hook: Callable[[Tensor, Tensor], None]) -> RemovableHandle:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,7 +20,8 @@ from torch import Tensor
 from explorer.contracts import MEASURE_UNIT, Fitted, Progress, Queries, Scores, Subject, silent
 from explorer.errors import SettingsError
 from explorer.influence import directional, factors, kronecker, projection
-from explorer.influence.backward import Trace, check_finite, traces
+from explorer.influence.backward import Trace, block_size, check_finite, need_of, traces
+from explorer.influence.blocks import says_what_fits, whole
 from explorer.influence.directional import Rows
 from explorer.influence.gradients import targets_of
 from explorer.influence.kronecker import Damping
@@ -75,6 +77,7 @@ class LoGra:
         if self.layers is not None:
             object.__setattr__(self, "layers", kronecker.names(self.layers))
 
+    @says_what_fits
     def fit(self, subject: Subject, progress: Progress = silent) -> Fitted:
         """A forward pass and as many backward passes as outputs (twice that for "pca"), and one float64 Cholesky of
         rank² coordinates a layer. Memory: n · layers · rank² numbers, and rank⁴ a layer.
@@ -86,10 +89,11 @@ class LoGra:
         began = time.perf_counter()
         found = kronecker.find(subject, self.layers)
         sides = self._sides(subject, found, progress)
-        seen = _measure(subject, found, sides, STORES[self.store], progress)
+        measure = partial(_measure, subject, found, sides, STORES[self.store], progress)
+        seen = whole(block_size(found), measure, need_of(found))
         mean = seen.trace / found.size
         damping = Damping(self.damping, self.relative_damping)
-        remedy = "Choose a larger damping, or leave it out to have it chosen."
+        remedy = damping.remedy(mean)
         lower = []
         for name, moments in zip(found.names, seen.moments, strict=True):
             moments.diagonal().add_(subject.weight_decay + damping.of(mean))
@@ -155,14 +159,16 @@ class Measured:
     rule: str
 
 
-def _measure(subject: Subject, found: Layers, sides: Sides, store: torch.dtype | None, progress: Progress) -> Measured:
-    """One pass over the training set: what a query will meet, and the curvature in the kept directions."""
+def _measure(
+    subject: Subject, found: Layers, sides: Sides, store: torch.dtype | None, progress: Progress, step: int
+) -> Measured:
+    """One pass over the training set, `step` examples at a time: what a query will meet, and the curvature kept."""
     n, like = len(subject.train), next(subject.model.parameters())
     moments = [torch.zeros(w, w, dtype=torch.float64, device=like.device) for w in sides.widths]
     kept = torch.empty(n, sum(sides.widths), dtype=store or like.dtype, device=like.device)
     trace, rule = 0.0, ""
     rows = np.arange(n, dtype=np.int64)
-    for start, seen in traces(subject.model, found, subject.train, rows, progress):
+    for start, seen in traces(subject.model, found, subject.train, rows, progress, step=step):
         block = rows[start : start + len(seen.outputs)]
         kept[start : start + len(block)] = torch.cat(sides(seen.inputs, _loss_pulls(subject, seen, block)), 1)
         outputs = seen.outputs.detach().double()
@@ -183,7 +189,7 @@ def _loss_pulls(subject: Subject, seen: Trace, block: Any) -> list[Tensor]:
     targets = targets_of(subject.train, block, outputs.shape[1]).to(outputs.device)
     pulls = seen.pulls(subject.objective.loss_gradient(outputs.double(), targets).to(outputs.dtype))
     for values in (*seen.inputs, *pulls):
-        check_finite(values, block, len(subject.train), "gradients")
+        check_finite(values, block, len(subject.train), "gradients", subject.train)
     return pulls
 
 

@@ -5,9 +5,9 @@ of other seeds or orders, and needs the training log and a model without randomn
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -16,12 +16,20 @@ from torch import Tensor
 
 from explorer.contracts import MEASURE_UNIT, Progress, Queries, Scores, Subject, silent
 from explorer.errors import DataError, SettingsError
-from explorer.influence.gradients import targets_of
+from explorer.influence.backward import check_finite as check_rows
+from explorer.influence.blocks import Need, in_blocks, says_what_fits
+from explorer.influence.gradients import asked_of
 from explorer.influence.replay import MEGABYTE, Network, Replay, check_finite, per_example_gradients
 from explorer.influence.trajectory import REMOVALS, Removal, State, Step, Trajectory, trajectory_of
 from explorer.loading import as_model_input
 from explorer.objectives import measure_unit
 
+T = TypeVar("T")
+
+NEED = Need(
+    "one query's way back through the training",
+    remedy="Choose a smaller memory (--set memory=...), so that fewer states are kept, or another method.",
+)
 MOST_AT_ONCE = 64
 """Directions per product of second derivatives at most: on a CPU more are no faster a piece."""
 TRACES = 3
@@ -57,6 +65,7 @@ class Metagradient:
         """`along` the training that the subject tells of; raises `ModelError` where it tells of none."""
         return self.along(subject, trajectory_of(subject), progress)
 
+    @says_what_fits
     def along(self, subject: Subject, trajectory: Trajectory, progress: Progress = silent) -> "FittedMetagradient":
         """Replays the training once and keeps its states. Cost: one training without its evaluations.
 
@@ -111,8 +120,12 @@ class FittedMetagradient:
         """
         n = len(self.subject.train)
         total = torch.zeros(len(queries.rows), n) if out is None else out.zero_()
-        for start, gradients, told in self._query_blocks(queries, progress):
-            self._through(gradients, total[start : start + len(gradients)], told)
+
+        def work(part: slice, gradients: Tensor, told: Progress) -> None:
+            self._through(gradients, total[part].zero_(), told)
+
+        for _ in self._query_blocks(queries, work, progress):
+            pass
         return Scores(
             total,
             queries.examples.ids[queries.rows],
@@ -125,16 +138,22 @@ class FittedMetagradient:
 
     def weighted(self, queries: Queries, weights: Tensor, progress: Progress = silent) -> Tensor:
         """Weighted sums over queries `[k, train]`: the gradients are summed first, so only k directions go back."""
+
+        def summed(part: slice, gradients: Tensor, _: Progress) -> Tensor:
+            return weights[:, part].to(gradients) @ gradients
+
         total: Tensor | None = None
-        for start, gradients, _ in self._query_blocks(queries, silent):
-            part = weights[:, start : start + len(gradients)].to(gradients) @ gradients
-            total = part if total is None else total + part
+        for _, found in self._query_blocks(queries, summed, silent):
+            total = found if total is None else total + found
         assert total is not None
         values = torch.zeros(len(total), len(self.subject.train))
-        size = self._directions()
-        for start in range(0, len(total), size):
-            block = slice(start, start + size)
-            self._through(total[block], values[block], _part(progress, start, len(total[block]), len(total)))
+
+        def work(part: slice, total: Tensor = total) -> None:
+            told = _part(progress, part.start, part.stop - part.start, len(total))
+            self._through(total[part], values[part].zero_(), told)
+
+        for _ in in_blocks(len(total), self._directions(), work, NEED):
+            pass
         return values
 
     def self_influence(self, progress: Progress = silent) -> Tensor:
@@ -144,25 +163,37 @@ class FittedMetagradient:
         """
         rows = np.arange(len(self.subject.train), dtype=np.int64)
         own = torch.zeros(len(rows))
-        for start, gradients, told in self._query_blocks(Queries(self.subject.train, rows), progress):
+
+        def work(part: slice, gradients: Tensor, told: Progress) -> Tensor:
             values = torch.zeros(len(gradients), len(rows))
             self._through(gradients, values, told)
-            own[start : start + len(gradients)] = values.diagonal(start)
+            return values.diagonal(part.start)
+
+        for part, found in self._query_blocks(Queries(self.subject.train, rows), work, progress):
+            own[part] = found
         return own.clamp_(min=0)
 
     def tensors(self) -> dict[str, Tensor]:
         """The training log: initial weights and steps. The states on the way are not saved."""
         return self.replay.trajectory.tensors()
 
-    def _query_blocks(self, queries: Queries, progress: Progress) -> Iterator[tuple[int, Tensor, Progress]]:
-        """(first query, ∇m_q at the final weights `[b, P]`, its share of progress) for blocks that fit into memory."""
+    def _query_blocks(
+        self, queries: Queries, work: Callable[[slice, Tensor, Progress], T], progress: Progress
+    ) -> Iterator[tuple[slice, T]]:
+        """What `work` makes of ∇m_q at the final weights `[b, P]`, for blocks of queries that fit into memory.
+
+        It gets the places of the block, the gradients, and their share of progress.
+        """
         total, size = len(queries.rows), self._directions()
         if not total:
             raise DataError("Expected at least one query; found none. Name the test rows to explain.")
-        for start in range(0, total, size):
-            block = Queries(queries.examples, queries.rows[start : start + size], queries.target)
-            told = _part(progress, start, len(block.rows), total)
-            yield start, measure_gradients(self.subject, self.replay, block, told), told
+
+        def run(part: slice) -> T:
+            block = queries.block(part)
+            told = _part(progress, part.start, len(block.rows), total)
+            return work(part, measure_gradients(self.subject, self.replay, block, told), told)
+
+        yield from in_blocks(total, size, run, NEED)
 
     def _directions(self) -> int:
         """How many directions go back together: their adjoints and as much again on the way are within the memory."""
@@ -248,9 +279,12 @@ def measure_gradients(
     with replay.network.mode(training=False):
         with torch.no_grad():
             outputs = replay.network.outputs(theta, inputs)
-        targets = targets_of(queries.examples, queries.rows, outputs.shape[1]).to(outputs.device)
+        targets = asked_of(queries, outputs.shape[1]).to(outputs.device)
         pulls = subject.objective.measure_gradient(outputs, targets, queries.target).to(outputs)
-        return per_example_gradients(replay.network, theta, inputs, pulls)
+        check_rows(outputs, queries.rows, len(queries.rows), "outputs", queries.examples)
+        gradients = per_example_gradients(replay.network, theta, inputs, pulls)
+    check_rows(gradients, queries.rows, len(queries.rows), "gradients", queries.examples)
+    return gradients
 
 
 def _part(progress: Progress, start: int, size: int, total: int) -> Progress:

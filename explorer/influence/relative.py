@@ -19,7 +19,8 @@ from torch import Tensor
 from explorer.contracts import Fitted, Method, Progress, Queries, Scores, Subject, silent
 from explorer.errors import ModelError, SettingsError
 from explorer.influence import directional, linear, projection
-from explorer.influence.directional import FittedInverse, train_rows
+from explorer.influence.blocks import in_blocks, says_what_fits
+from explorer.influence.directional import FittedInverse, Rows, train_rows
 from explorer.influence.last_layer import FittedLastLayer
 from explorer.influence.logra import FittedLoGra
 
@@ -60,6 +61,7 @@ class Relative:
     def __hash__(self) -> int:
         return hash((self.of, repr(sorted(self.settings.items())), self.form, self.floor))
 
+    @says_what_fits
     def fit(self, subject: Subject, progress: Progress = silent) -> Fitted:
         """Fits the method `of`, then asks it once for every training example; cost its self-influence or, for "theta",
         its inverse once an example.
@@ -189,11 +191,14 @@ def _through_layers(fitted: FittedInverse, progress: Progress) -> Tensor:
     values = torch.empty(len(fitted.subject.train), dtype=torch.float64)
     step = max(1, directional.QUERY_ELEMENTS // fitted.layers.size)
     for start, block in train_rows(fitted.subject, fitted.layers, progress):
-        for first in range(0, len(block), step):
-            rows = block[first : first + step]
-            rows = rows if fitted.basis is None else fitted.basis.turned(rows)
+
+        def work(part: slice, block: Rows = block) -> Tensor:
+            rows = block[part] if fitted.basis is None else fitted.basis.turned(block[part])
             squares = [g.double().flatten(1).square().sum(1) for g in fitted.inverse.apply(rows.gradients())]
-            values[start + first : start + first + len(rows)] = torch.stack(squares).sum(0).sqrt()
+            return torch.stack(squares).sum(0).sqrt()
+
+        for part, found in in_blocks(len(block), step, work, fitted.need):
+            values[start + part.start : start + part.stop] = found
     return values
 
 

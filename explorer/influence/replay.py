@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from explorer.contracts import Examples, Objective, Progress, silent
 from explorer.errors import DataError, ModelError, SettingsError
 from explorer.influence.trajectory import State, Step, Trajectory
-from explorer.loading import as_model_input
+from explorer.loading import ROUNDING, as_model_input
 
 MEGABYTE = 1e6
 SAME_WEIGHTS = 1e-3
@@ -85,14 +85,28 @@ class Network:
                 module.training = mode
 
     def check_replayable(self, theta: Tensor, inputs: Tensor) -> None:
-        """Raises `ModelError` unless training mode computes what evaluation mode does (no dropout, no batch norm)."""
+        """Raises `ModelError` unless training mode computes what evaluation mode does (no dropout, no batch norm).
+
+        Nor may an output depend on the other examples of its batch. What is not finite is let through: `Replay` names it.
+        """
         own = {name: tensor.clone() for name, tensor in self.rest.items()}
         seen = []
-        for training in (True, False):
-            with self.mode(training=training), torch.no_grad(), torch.random.fork_rng(devices=[]):
-                seen.append(functional_call(self.model, self.named(theta) | own, (inputs,)))
-        gap = float((seen[0] - seen[1]).abs().max())
-        if not gap <= SAME_MODES * float(seen[1].abs().max()):
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            for training in (True, False):
+                with self.mode(training=training):
+                    seen.append(functional_call(self.model, self.named(theta) | own, (inputs,)))
+            with self.mode(training=False):
+                half = functional_call(self.model, self.named(theta) | own, (inputs[: (len(inputs) + 1) // 2],))
+        finite = seen[0].isfinite() & seen[1].isfinite()
+        largest = float(seen[1][finite].abs().max()) if bool(finite.any()) else 0.0
+        apart = (seen[1][: len(half)] - half)[finite[: len(half)]].abs()
+        if bool((apart > ROUNDING * largest).any()):
+            raise ModelError(
+                "Expected the output of an example not to depend on the rest of its batch, nor on chance; found that it "
+                "does. Use stored statistics in batch norm (track_running_stats=True), and take out what is random."
+            )
+        gap = float((seen[0] - seen[1])[finite].abs().max()) if bool(finite.any()) else 0.0
+        if gap > SAME_MODES * largest:
             raise ModelError(
                 "Expected a model whose training mode computes what its evaluation mode does, so that its training can "
                 f"be replayed; found outputs that differ by {gap:.2g} (dropout, or batch norm with the statistics of "
@@ -141,13 +155,35 @@ class Replay:
     def check_ends_at(self, model: nn.Module, progress: Progress = silent) -> float:
         """Distance of the replayed final weights from those of `model`, relative to their norm; `ModelError` if far."""
         own = self.network.flat(model.state_dict())
-        gap = float((self.final(progress) - own).norm() / own.norm())
+        final = self.final(progress)
+        if not bool(final.isfinite().all()):
+            self._blame()
+        gap = float((final - own).norm() / own.norm())
         if not gap <= SAME_WEIGHTS:
             raise ModelError(
                 f"Expected the replayed training to end at the subject's weights; found it {gap:.2g} of their norm away, "
                 f"over {SAME_WEIGHTS:g}. Give the recipe, initial weights and examples that this model was trained with."
             )
         return gap
+
+    def _blame(self) -> None:
+        """Raises `ModelError` with the step at which the replayed weights cease to be finite, and the example behind it."""
+        before = self.start
+        with self.network.mode(training=True):
+            states = self.forwards(self.start, 0, len(self.trajectory.steps))
+            for number, (step, after) in enumerate(zip(self.trajectory.steps, states, strict=True)):
+                if bool(after[0].isfinite().all()):
+                    before = after
+                    continue
+                alone = ((row, self.gradient(before[0], step.rows[i : i + 1])) for i, row in enumerate(step.rows))
+                bad = [str(self.train.ids[row]) for row, gradient in alone if not bool(gradient.isfinite().all())]
+                found = (
+                    f"NaN or infinity in that of {bad[0]!r}" if bad else f"steps that are too large at {step.rate:g}"
+                )
+                raise ModelError(
+                    f"Expected finite gradients in every step of the training; found {found}, step {number + 1} of "
+                    f"{len(self.trajectory.steps)}. Mend or drop that example, or train at a smaller rate."
+                )
 
     def forwards(self, state: State, first: int, last: int, progress: Progress = silent) -> Iterator[State]:
         """The states after steps `first` .. `last - 1`, from the state before them; within `network.mode(training=True)`."""

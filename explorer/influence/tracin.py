@@ -19,6 +19,8 @@ from torch import Tensor
 from explorer.contracts import Fitted, Progress, Queries, Recipe, Scores, Subject, silent
 from explorer.errors import SettingsError
 from explorer.influence import directional, factors, kronecker
+from explorer.influence.backward import need_of
+from explorer.influence.blocks import says_what_fits, whole
 from explorer.influence.directional import FittedInverse, Rows
 from explorer.influence.layers import Layers
 from explorer.influence.separable import Separable
@@ -121,6 +123,7 @@ class TracIn:
             checkpoints = Checkpoints(tuple(weights), tuple(tensors["rates"].tolist()))
         return FittedTracIn(subject, checkpoints, kronecker.find(subject, self.layers), dict(stats))
 
+    @says_what_fits
     def _fitted(self, subject: Subject, checkpoints: Checkpoints | None, progress: Progress) -> Fitted:
         began = time.perf_counter()
         found = kronecker.find(subject, self.layers)
@@ -200,8 +203,8 @@ class FittedTracIn:
         starts = range(0, max(len(total), 1), step)
         for fitted, told in self._each(progress, len(starts)):
             for number, start in enumerate(starts):
-                block = Queries(queries.examples, queries.rows[start : start + step], queries.target)
-                total[start : start + step] += fitted.score(block, told(number)).values
+                block = slice(start, start + step)
+                total[block] += fitted.score(queries.block(block), told(number)).values
         return Scores(
             total,
             queries.examples.ids[queries.rows],
@@ -240,7 +243,7 @@ class FittedTracIn:
         if c in self._held:
             return self._held[c]
         subject = self.subject if self.checkpoints is None else at_weights(self.subject, self.checkpoints.weights[c])
-        found = kronecker.find(subject, None)
+        found = whole(1, lambda _: kronecker.find(subject, None), need_of(self.layers))
         names = {layer.name for layer in self.layers.layers}
         found = Layers(tuple(layer for layer in found.layers if layer.name in names), found.left_out)
         like = next(subject.model.parameters())

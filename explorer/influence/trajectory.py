@@ -7,7 +7,7 @@ scores nothing and reads no file.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from math import isfinite
 from typing import Any, Literal
 
@@ -207,13 +207,14 @@ class Trajectory:
 
     @classmethod
     def restored(cls, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Trajectory:
-        """The trajectory whose `tensors()` and `settings()` these are."""
+        """The trajectory whose `tensors()` and `settings()` these are; other settings do not count."""
         known: dict[str, type[Optimizer]] = {"sgd": Sgd, "adam": Adam}
-        chosen = {name: value for name, value in settings.items() if name != "optimizer"}
+        optimizer = known[settings["optimizer"]]
+        chosen = {field.name: settings[field.name] for field in fields(optimizer)}
         rows = torch.split(tensors["steps/rows"], tensors["steps/sizes"].tolist())
         steps = tuple(Step(r.numpy(), float(rate)) for r, rate in zip(rows, tensors["steps/rates"], strict=True))
         initial = {name.removeprefix("initial/"): t for name, t in tensors.items() if name.startswith("initial/")}
-        return cls(initial, steps, known[settings["optimizer"]](**chosen))
+        return cls(initial, steps, optimizer(**chosen))
 
 
 def trajectory_of(subject: Subject) -> Trajectory:

@@ -7,19 +7,20 @@ structure and gains from several trained models; its scale is its own, so only r
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
-from explorer.contracts import Examples, Fitted, Progress, Queries, Scores, Subject, Task, silent
-from explorer.errors import DataError, SettingsError
+from explorer.contracts import Fitted, Progress, Queries, Scores, Subject, Target, silent
+from explorer.errors import SettingsError
 from explorer.influence import directional, kronecker, projection
-from explorer.influence.directional import Pull
+from explorer.influence.blocks import says_what_fits
+from explorer.influence.directional import Rows
 from explorer.influence.layers import Layers
 from explorer.influence.projection import Projection
 from explorer.influence.tracin import at_weights
@@ -43,7 +44,7 @@ class TRAK:
     φ_i = Pᵀ∇f_i, f the margin log(p/(1 − p)) of the given label, or a regression's output; P a seeded random projection to
     `dimension` coordinates, another one for each model (None: all parameters of the handled layers, for small models).
     The weight (1 − p_i) of the paper is in g_i = −(1 − p_i)∇f_i. Departs from the paper: a query's gradient is that of the
-    measure asked about, for `label` (1 − p_q)∇f_q, so a query's ranking is the paper's; scores instead of their factors
+    measure asked about: the paper's for `margin`, and for `label` (1 − p_q)∇f_q, of the same ranking; scores instead of their factors
     are averaged over models; and `ridge` ρ >= 0 is by default `relative_ridge` times the mean of K's min(n, dimension)
     largest eigenvalues instead of 0. `layers` names those to use (all that can be handled by default).
     """
@@ -75,6 +76,7 @@ class TRAK:
         """
         return self.over([subject], progress)
 
+    @says_what_fits
     def over(self, subjects: Sequence[Subject], progress: Progress = silent) -> Fitted:
         """The mean over models trained alike on the same examples; the first is the one explained. Cost: as `fit`, each."""
         began = time.perf_counter()
@@ -122,6 +124,11 @@ class TRAK:
         if not subjects:
             raise SettingsError("Expected at least one subject; found none. Give the model that is explained.")
         first = subjects[0]
+        if first.objective.task == "sequence":
+            raise SettingsError(
+                "Expected a model of one answer an example for trak, whose features are gradients of that answer's margin; "
+                "found one of sequences, with a margin at every position. Choose the method logra or ekfac."
+            )
         for number, other in enumerate(subjects[1:], start=1):
             same = other.train.key == first.train.key and _shapes(other) == _shapes(first)
             if not same or other.objective.task != first.objective.task:
@@ -148,20 +155,23 @@ class TRAK:
         found = kronecker.find(subject, self.layers)
         project = self._projection(found, number)
         rows = np.arange(len(subject.train), dtype=np.int64)
-        weights: list[Tensor] = []
+        latest: list[Tensor] = []
+        measured: Target = "margin" if subject.objective.task == "classification" else "prediction"
 
         def pull(outputs: Tensor, targets: Tensor) -> Tensor:
-            margins = margin_gradient(subject.objective.task, outputs, targets)
+            margins = subject.objective.measure_gradient(outputs, targets, measured)
             losses = subject.objective.loss_gradient(outputs, targets)
-            weights.append((losses * margins).sum(1) / margins.square().sum(1))
+            latest[:] = [(losses * margins).sum(1) / margins.square().sum(1)]
             return margins
 
-        like = next(subject.model.parameters())
+        like, weights = next(subject.model.parameters()), []
         kept = like.new_empty(len(rows), project.length)
         moments = torch.zeros(project.length, project.length, dtype=torch.float64, device=like.device)
-        for start, coordinates in _coordinates(subject, found, project, subject.train, pull, rows, progress):
+        examples = directional.example_rows(subject, found, subject.train, pull, rows, progress)
+        for start, coordinates in _coordinates(found, project, examples):
             moments += coordinates.T @ coordinates
             kept[start : start + len(coordinates)] = coordinates
+            weights.append(latest[0])
         moments /= len(rows)
         mean = float(moments.trace()) / min(moments.shape[0], len(rows))
         moments.diagonal().add_(self._ridge(mean))
@@ -183,13 +193,8 @@ class Part:
 
     def asked(self, queries: Queries) -> Iterator[tuple[int, Float[Tensor, "b length"]]]:
         """Projected ∇m_q of blocks of queries, with the place where each starts."""
-
-        def pull(outputs: Tensor, targets: Tensor) -> Tensor:
-            return self.subject.objective.measure_gradient(outputs, targets, queries.target)
-
-        if not len(queries.rows):
-            raise DataError("Expected at least one query; found none. Name the test rows to explain.")
-        yield from _coordinates(self.subject, self.layers, self.project, queries.examples, pull, queries.rows)
+        rows = directional.query_rows(self.subject, self.layers, queries)
+        yield from _coordinates(self.layers, self.project, rows)
 
 
 @dataclass(frozen=True)
@@ -254,30 +259,12 @@ class FittedTRAK:
         projection.add_product(values, directions.to(part.kept), part.kept, progress)
 
 
-def margin_gradient(task: Task, outputs: Float[Tensor, "b k"], targets: Shaped[Tensor, " b"]) -> Float[Tensor, "b k"]:
-    """Gradient in the outputs of log(p/(1 − p)) = f_y − log Σ_{c≠y} exp f_c; of the output itself for regression.
-
-    Its size does not fade for a certain answer, as that of the loss does.
-    """
-    if task == "regression":
-        return torch.ones_like(outputs)
-    own = targets.unsqueeze(1)
-    others = outputs.scatter(1, own, -torch.inf).softmax(1)
-    return -others.scatter(1, own, -1.0)
-
-
 def _coordinates(
-    subject: Subject,
-    found: Layers,
-    project: Projection,
-    examples: Examples,
-    pull: Pull,
-    rows: Any,
-    progress: Progress = silent,
+    found: Layers, project: Projection, blocks: Iterable[tuple[int, Rows]]
 ) -> Iterator[tuple[int, Float[Tensor, "b length"]]]:
-    """Projected gradients of what `pull` asks, in blocks; whole gradients exist for `ELEMENTS` numbers at a time."""
+    """Projected gradients of each block; whole gradients exist for `ELEMENTS` numbers at a time."""
     step = max(1, ELEMENTS // found.size)
-    for start, block in directional.example_rows(subject, found, examples, pull, rows, progress):
+    for start, block in blocks:
         parts = [project(block[first : first + step].gradients()) for first in range(0, len(block), step)]
         yield start, torch.cat(parts)
 

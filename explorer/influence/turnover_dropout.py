@@ -22,7 +22,7 @@ from explorer.contracts import Progress, Queries, Recipe, Scores, Subject, Targe
 from explorer.errors import DataError, ModelError, SettingsError
 from explorer.influence import kronecker
 from explorer.influence.backward import check_finite
-from explorer.influence.gradients import targets_of
+from explorer.influence.gradients import asked_of, targets_of
 from explorer.influence.layers import Layer, check_outputs, evaluation, on_call
 from explorer.influence.tracin import at_weights
 from explorer.loading import as_model_input
@@ -178,7 +178,7 @@ class FittedTurnoverDropout:
             for start, masks in self._masks(inputs.numel()):
                 progress(q * n + start, len(values) * n, "scores")
                 several = inputs.expand(len(masks), *inputs.shape[1:])
-                found = self._differences(several, target.expand(len(masks)), masks, asked)
+                found = self._differences(several, target.expand(len(masks), *target.shape[1:]), masks, asked)
                 values[q, start : start + len(masks)] = found
         progress(len(values) * n, len(values) * n, "scores")
         return Scores(
@@ -200,8 +200,8 @@ class FittedTurnoverDropout:
             def told(done: int, of: int, note: str, q: int = q) -> None:
                 progress(q * of + done, len(queries.rows) * of, note)
 
-            one = Queries(queries.examples, queries.rows[q : q + 1], queries.target)
-            total += torch.outer(weights[:, q].double(), self.score(one, told).values[0].double())
+            scores = self.score(queries.block(slice(q, q + 1)), told).values[0]
+            total += torch.outer(weights[:, q].double(), scores.double())
         return total.float()
 
     def self_influence(self, progress: Progress = silent) -> Tensor:
@@ -224,17 +224,17 @@ class FittedTurnoverDropout:
         return {"bits": self.bits} | {f"weights/{name}": t.detach().cpu().clone() for name, t in state.items()}
 
     def _asked(self, queries: Queries) -> Iterator[tuple[Tensor, Tensor, Target]]:
-        """For each query its input `[1, ...]`, the target asked about `[1]` and how it is measured.
+        """For each query its input `[1, ...]`, what is asked about `[1, ...]` and how it is measured.
 
         A class that the network answers is that of the whole network, under no mask.
         """
         _check(queries)
         subject = self.subject
-        for row in queries.rows:
-            one = np.array([row], dtype=np.int64)
-            inputs = as_model_input(subject.model, queries.examples.batch(one))
-            target = targets_of(queries.examples, one, self.stats["outputs"])
-            if queries.target == "label" or subject.objective.task == "regression":
+        for q in range(len(queries.rows)):
+            one = queries.block(slice(q, q + 1))
+            inputs = as_model_input(subject.model, queries.examples.batch(one.rows))
+            target = asked_of(one, self.stats["outputs"])
+            if queries.target != "prediction" or subject.objective.task == "regression":
                 yield inputs, target, queries.target
                 continue
             with evaluation(subject.model), torch.no_grad():

@@ -13,12 +13,13 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from numpy.typing import NDArray
 from torch import Tensor
 
-from explorer.contracts import MEASURE_UNIT, Examples, Objective, Progress, Queries, Scores, Subject, silent
+from explorer.contracts import MEASURE_UNIT, Objective, Progress, Queries, Scores, Subject, silent
 from explorer.errors import DataError, SettingsError
 from explorer.influence import gradients
+from explorer.influence.backward import check_finite as check_rows
+from explorer.influence.blocks import Need, in_blocks, says_what_fits
 from explorer.influence.replay import MEGABYTE, Network, Replay, check_finite, per_example_gradients
 from explorer.influence.trajectory import Sgd, Trajectory, trajectory_of
 from explorer.loading import as_model_input
@@ -32,6 +33,7 @@ MAX_DIMENSION = 8192
 """Longest embedding: the pass back keeps two float32 matrices of its square (0.5 GB) and multiplies them at every step."""
 ELEMENTS = 2**24
 """Numbers in the largest block of per-example gradients (64 MB in float32)."""
+NEED = Need("one example's gradient", remedy="Set parameters to last-layer (--set parameters=last-layer).")
 ROWS = 1024
 """Queries, or training examples, per block of products."""
 
@@ -78,6 +80,7 @@ class DataValueEmbedding:
         """`along` the training that the subject tells of; raises `ModelError` where it tells of none."""
         return self.along(subject, trajectory_of(subject), progress)
 
+    @says_what_fits
     def along(
         self, subject: Subject, trajectory: Trajectory, progress: Progress = silent
     ) -> "FittedDataValueEmbedding":
@@ -154,25 +157,28 @@ class Gradients:
         self.sketch = Sketch(self.width, settings["dimension"], settings["seed"])
 
     def of(
-        self, theta: Tensor, examples: Examples, rows: NDArray[np.int64], pull: Callable[[Tensor, Tensor], Tensor]
+        self, theta: Tensor, asked: Queries, pull: Callable[[Tensor, Tensor], Tensor]
     ) -> tuple[Float[Tensor, "b length"], Float[Tensor, "b k"]]:
-        """J_iᵀ pull(outputs, targets)_i of `rows` at weights `theta`, and the outputs; in blocks of bounded memory."""
-        size = max(1, ELEMENTS // self.width)
-        parts, seen = [], []
+        """J_iᵀ pull(outputs, targets)_i of what is asked at weights `theta`, and the outputs; in blocks of bounded memory."""
+
+        def run(part: slice) -> tuple[Tensor, Tensor]:
+            block = asked.block(part)
+            inputs = as_model_input(self.network.model, block.examples.batch(block.rows))
+            features, outputs = self._forward(theta, inputs)
+            targets = gradients.asked_of(block, outputs.shape[1]).to(outputs.device)
+            pulls = pull(outputs, targets).to(outputs)
+            if self.head is None:
+                made = per_example_gradients(self.network, theta, inputs, pulls)
+            else:
+                made = (pulls.unsqueeze(2) * features.unsqueeze(1)).flatten(1)
+            return self.sketch(made), outputs
+
         with self.network.mode(training=False), torch.no_grad():
-            for start in range(0, len(rows), size):
-                block = rows[start : start + size]
-                inputs = as_model_input(self.network.model, examples.batch(block))
-                features, outputs = self._forward(theta, inputs)
-                targets = gradients.targets_of(examples, block, outputs.shape[1]).to(outputs.device)
-                pulls = pull(outputs, targets).to(outputs)
-                if self.head is None:
-                    made = per_example_gradients(self.network, theta, inputs, pulls)
-                else:
-                    made = (pulls.unsqueeze(2) * features.unsqueeze(1)).flatten(1)
-                parts.append(self.sketch(made))
-                seen.append(outputs)
-        return torch.cat(parts), torch.cat(seen)
+            found = [pair for _, pair in in_blocks(len(asked.rows), max(1, ELEMENTS // self.width), run, NEED)]
+        parts, seen = (torch.cat(tensors) for tensors in zip(*found, strict=True))
+        for name, values in (("outputs", seen), ("gradients", parts)):
+            check_rows(values, asked.rows, len(asked.rows), name, asked.examples)
+        return parts, seen
 
     def _forward(self, theta: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """What the last layer sees, `[b, p]` with a column of ones for its bias, and the outputs `[b, k]`."""
@@ -203,7 +209,7 @@ def embed(
     velocity = torch.zeros_like(along)
     values = start.new_zeros(len(replay.train), length)
     for step, before in replay.backwards(progress):
-        g, outputs = made.of(before[0], replay.train, step.rows, replay.objective.loss_gradient)
+        g, outputs = made.of(before[0], Queries(replay.train, step.rows), replay.objective.loss_gradient)
         velocity.add_(along, alpha=-step.rate)
         moved = g @ velocity.T / len(g)
         rows = torch.from_numpy(step.rows)
@@ -276,8 +282,8 @@ class FittedDataValueEmbedding:
         rows, theta = np.arange(n, dtype=np.int64), self._theta()
         for start in range(0, n, ROWS):
             progress(start, n, "self-influence")
-            block = rows[start : start + ROWS]
-            own, _ = self.made.of(theta, self.subject.train, block, self.subject.objective.loss_gradient)
+            block = Queries(self.subject.train, rows[start : start + ROWS])
+            own, _ = self.made.of(theta, block, self.subject.objective.loss_gradient)
             values[start : start + ROWS] = (self.embeddings[start : start + ROWS] * own).sum(1)
         progress(n, n, "self-influence")
         return values.clamp_(min=0).float()
@@ -295,4 +301,4 @@ class FittedDataValueEmbedding:
             raise DataError("Expected at least one query; found none. Name the test rows to explain.")
         pull = partial(self.subject.objective.measure_gradient, target=queries.target)
         for start in range(0, len(queries.rows), ROWS):
-            yield start, self.made.of(self._theta(), queries.examples, queries.rows[start : start + ROWS], pull)[0]
+            yield start, self.made.of(self._theta(), queries.block(slice(start, start + ROWS)), pull)[0]

@@ -145,7 +145,7 @@ def test_an_output_that_is_not_a_number_names_its_row() -> None:
     found = layers.of(made.model, made.train.inputs)
     inputs = made.train.inputs.clone()
     inputs[9, 1] = float("nan")
-    with pytest.raises(ModelError, match=r"finite outputs.*found.*1 of.*row 9"):
+    with pytest.raises(ModelError, match=r"finite outputs.*found.*1 of.*'row-9'"):
         list(traces(made.model, found, TensorExamples(inputs, made.train.targets), np.arange(14)))
 
 

@@ -17,7 +17,7 @@ from explorer.influence import backward, directional, factors, kronecker, layers
 from explorer.influence.ekfac import EKFAC
 from explorer.influence.kfac import KFAC
 from explorer.objectives import CrossEntropy, SquaredError
-from tests.influence.networks import Network, network, state
+from tests.influence.networks import NAMES, Network, network, state
 from tests.problems import TensorExamples, one_thread
 
 
@@ -221,6 +221,22 @@ def test_stats_say_what_was_done(method: str) -> None:
 def test_settings_out_of_range_are_refused_in_words(method: str, settings: dict[str, float], words: str) -> None:
     with pytest.raises(SettingsError, match=words):
         METHODS[method](**settings)
+
+
+@each_method
+@pytest.mark.parametrize("rank", [None, 2])
+def test_another_damping_is_as_if_fitted_with_it(method: str, rank: int | None) -> None:
+    for name in NAMES:
+        queries = network(name).queries("label")
+        moved = METHODS[method](rank=rank).fit(network(name).subject()).redamped(0.7)
+        anew = METHODS[method](damping=0.7, rank=rank).fit(network(name).subject())
+        assert torch.equal(moved.score(queries).values, anew.score(queries).values)
+        assert torch.equal(moved.self_influence(), anew.self_influence())
+        assert moved.tensors().keys() == anew.tensors().keys()
+        changed = {key for key in anew.stats if moved.stats[key] != anew.stats[key]}
+        assert changed <= {"damping_rule", "seconds", "seconds_each"}
+    with pytest.raises(SettingsError, match="damping >= 0 and finite; found -1"):
+        moved.redamped(-1.0)
 
 
 @each_method

@@ -91,6 +91,18 @@ def test_says_how_it_was_damped(name: str) -> None:
     assert json.loads(json.dumps(dict(stats))) == dict(stats)
 
 
+@pytest.mark.parametrize("name", problems.NAMES)
+def test_another_damping_is_as_if_fitted_with_it(name: str) -> None:
+    made = problems.problem(name)
+    moved, anew = LastLayer(0.3).fit(made.subject()).redamped(1e-2), LastLayer(1e-2).fit(made.subject())
+    assert _error(moved.score(_all(made)).values, anew.score(_all(made)).values.double()) < FLOAT64
+    assert _error(moved.self_influence()[None], anew.self_influence()[None].double()) < FLOAT64
+    assert moved.stats["damping"] == 1e-2
+    assert moved.stats["residual"] < 1e-9  # float64, an inverse of condition 1e4 at most
+    with pytest.raises(SettingsError, match="found -1"):
+        moved.redamped(-1.0)
+
+
 def test_chooses_a_damping_where_nothing_decays() -> None:
     made = problems.problem("softmax")
     stats = LastLayer().fit(made.subject(weight_decay=0.0)).stats
@@ -116,7 +128,7 @@ def test_features_that_are_not_numbers_are_refused() -> None:
     made = problems.problem("mlp")
     inputs = made.train.inputs.clone()
     inputs[11, 2] = float("nan")
-    with pytest.raises(ModelError, match=r"finite.*found.*1 of 160.*row 11"):
+    with pytest.raises(ModelError, match=r"finite.*found.*1 of 160.*row-11"):
         LastLayer().fit(made.subject(train=problems.TensorExamples(inputs, made.train.targets)))
 
 
