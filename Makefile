@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Bytecode is compiled when first used instead of for all of torch at once: the install takes half the time.
 PIP := $(BIN)/pip install --quiet --no-compile --disable-pip-version-check
 
-.PHONY: demo test check slow lint clean bench bench-ui bench-fidelity bench-peers
+.PHONY: demo test check slow lint clean bench bench-ui bench-fidelity bench-peers bench-memorization
 
 demo: .venv/.installed
 	$(BIN)/explorer demo
@@ -26,9 +26,11 @@ lint:
 slow: .venv/.tested
 	$(BIN)/python -m pytest
 
-# The job's longest stage beside the bare matrix products of the same shapes, and its memory: minutes.
+# The job's longest stage beside the bare matrix products of the same shapes, and its memory; then EK-FAC over all layers:
+# where its time goes beside the floor, and how it grows. Minutes; EXPLORER_DATA=folder adds the real data sets.
 bench: .venv/.tested
 	$(BIN)/python -m tests.bench.scores
+	$(BIN)/python -m tests.bench.engine
 
 # The screen in a real Chromium, beside the least a click can cost: about ten minutes. EXPLORER_DATA=folder measures MNIST;
 # runs are kept in $EXPLORER_BENCH, else below ~/.cache (a million made-up examples: 1.2 GB).
@@ -40,6 +42,10 @@ bench-ui: .venv/.tested
 bench-fidelity: .venv/.tested
 	$(BIN)/python -m tests.bench.fidelity --write
 
+# Which score finds what was memorized, and planted flips? Beside the subset estimator and other libraries: about half an hour.
+bench-memorization: .venv/.tested
+	$(BIN)/python -m tests.bench.memorization
+
 # The same beside other libraries. Two of them declare torchvision, which they do not need and which would fetch CUDA.
 PEERS := kronfluence==1.0.1 curvlinops-for-pytorch==3.0.1 backpack-for-pytorch unfoldNd linear_operator einconv einops opt_einsum \
   accelerate traker==0.3.2 dattri==0.3.0 captum==0.9.0 pretty_midi mido importlib_resources six matplotlib contourpy cycler \
@@ -48,6 +54,7 @@ bench-peers: .venv/.tested
 	$(PIP) --no-deps $(PEERS)
 	$(PIP) huggingface_hub
 	$(BIN)/python -m tests.bench.fidelity --peers --write
+	$(BIN)/python -m tests.bench.engine --peers --only speed
 
 .venv/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv
