@@ -6,12 +6,13 @@ heavy until it is called.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from explorer.contracts import Dataset, RunSpec, Target
+from explorer.contracts import TARGETS, Dataset, RunSpec, Target
 from explorer.errors import DataError, ModelError, SettingsError
+from explorer.questions import Classes, question
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
+    from explorer.jobs.sequences import Pair
+    from explorer.sequences import Reduction
     from explorer.store import Run
 
 
@@ -31,27 +34,38 @@ def explain(
     weight_decay: float = 0.0,
     damping: float | None = None,
     target: Target = "label",
+    classes: Classes = None,
     method: str = "last-layer",
+    settings: Mapping[str, Any] | None = None,
+    reduction: Reduction | None = None,
 ) -> pd.DataFrame:
     """All training examples ranked by their influence on one or several test predictions, most helpful first.
 
     Args:
         model: trained network that ends in an `nn.Linear` (raw logits, or one regression value).
         train: `(inputs, targets)` arrays or tensors, or a torch Dataset of such pairs; integer targets are classes
-            0..C-1, real ones are regression. Inputs reach the model as they are, in float32.
+            0..C-1, real ones are regression. Inputs reach the model as they are, in float32. Token numbers `[n, T]` with
+            as many integer targets are sequences: the model returns logits `[n, T, tokens]`, and the target of a position
+            is the token it is to say (a causal model's: the next one), -100 where it is not asked (prompt, padding).
         test: the same, held out.
         query: row or rows of `test`.
         weight_decay: coefficient wd of (wd/2)‖θ‖² in the training objective (mean loss).
-        damping: λ >= 0 added to the curvature; None chooses (see `LastLayer`). Not a setting of gradient-dot.
+        damping: λ >= 0 added to the curvature; None lets the method choose. Short for a setting of this name.
         target: "label" explains the log-probability of the given label (−½ squared error), "prediction" that of the
-            model's own answer (the output itself).
-        method: "last-layer" or "gradient-dot".
+            model's own answer (the output itself), "margin" one class against all others, "contrast" one against another.
+        classes: of the same for every query: the class of a margin (None: the given label), or P and Q of a contrast,
+            "why P rather than Q?". By number, or as text.
+        method: a name that `explorer methods` lists, such as "last-layer".
+        settings: the method's settings by name; what is left out has its default, which `explorer methods` shows.
+        reduction: what training took of a sequence's tokens: "tokens" their mean over all sequences together (default; as
+            `cross_entropy` over a flattened batch), "mean" the mean of each sequence, "sum" their sum. A query asks about
+            the summed log-probability of its asked tokens in any case.
 
     Returns:
         One row per query and training example: `query, rank, row, id, influence, share, label, prediction,
         self_influence, memorized`. `influence` estimates measure(trained with the example) − measure(without it), in
         the unit of the measure; `share` is |influence| over its sum; `memorized` is a self-influence with a robust z
-        above 3 within its class. `attrs` holds method, target, unit and the method's stats (damping, residual, ...).
+        above 3 within its class. `attrs` holds method, target, classes, unit and the method's stats (damping, residual, ...).
 
     Raises:
         ExplorerError: data, model or settings that do not fit, in words.
@@ -61,37 +75,48 @@ def explain(
     import torch
 
     from explorer import memorization, objectives
-    from explorer.contracts import Queries
-    from explorer.influence import method_from
     from explorer.influence.gradients import Head, head_pass
     from explorer.jobs.query import ranking
+    from explorer.jobs.sequences import are_sequences, explained
+    from explorer.jobs.settings import checked, with_shortcuts
     from explorer.jobs.subject import make_subject
 
     _check_decay(weight_decay)
-    chosen = method_from(method, {} if damping is None else {"damping": damping})
+    given = with_shortcuts(method, settings or {}, {"damping": damping}, option="")
+    chosen, _ = checked(method, given)
     outputs = _outputs_of(model)
-    data = _dataset(train, test, outputs, keep_seen=True)
+    pairs = _pair(train, "train"), _pair(test, "test")
+    if are_sequences(pairs[0]):
+        asked_rows = _query_rows(query, len(pairs[1][0]))
+        with _unchanged(model):
+            return explained(
+                model, *pairs, asked_rows, method, given, weight_decay, target, classes, reduction or "tokens"
+            )
+    _check_no_reduction(reduction)
+    data = _dataset(*pairs, outputs, keep_seen=True)
     rows = _query_rows(query, len(data.test))
+    asked = question(data.classes, target, classes)
     with _unchanged(model):
         subject = make_subject(model, data, weight_decay)
         fitted = chosen.fit(subject)
-        scores = fitted.score(Queries(data.test, rows, target))
+        scores = fitted.score(asked.about(data.test, rows))
         own = fitted.self_influence().numpy()
         everything = np.arange(len(data.train), dtype=np.int64)
         seen = head_pass(subject, Head.of(model, data.train.batch(everything[:1])), data.train, everything)
     predicted = objectives.for_task(data.task).predict(seen.outputs)
-    classes = np.asarray(data.train.labels) if data.task == "classification" else None
+    groups = np.asarray(data.train.labels) if data.task == "classification" else None
     columns = {
         "id": data.train.ids,
         "label": np.asarray(data.train.labels),
-        "prediction": predicted.numpy() if classes is not None else predicted.to(torch.float32).numpy(),
+        "prediction": predicted.numpy() if groups is not None else predicted.to(torch.float32).numpy(),
         "self_influence": own,
-        "memorized": memorization.flag(own, classes).memorized,
+        "memorized": memorization.flag(own, groups).memorized,
     }
     table = pd.concat(
         [ranking(int(row), scores.values[k].numpy(), columns) for k, row in enumerate(rows)], ignore_index=True
     )
-    table.attrs.update(method=method, target=target, unit=scores.unit, stats=dict(scores.stats))
+    attributes = {"method": method, "target": target, "classes": asked.named(data.classes), "unit": scores.unit}
+    table.attrs.update(attributes | {"stats": dict(scores.stats)})
     return table
 
 
@@ -105,6 +130,7 @@ def show(
     damping: float | None = None,
     target: Target = "label",
     method: str = "last-layer",
+    settings: Mapping[str, Any] | None = None,
     runs: str | Path | None = None,
     port: int | None = None,
     browser: bool = True,
@@ -114,19 +140,21 @@ def show(
 
     Test rows that are also training rows are left out of the queries, as in every run. `query` (a row of `test`)
     is shown first. Serves in the foreground until interrupted; `block=False` only computes and returns the run,
-    for `explorer open`.
+    for `explorer open`. `target` is one that a run stores: "label" or "prediction".
     """
     from explorer import serving
-    from explorer.influence import method_from
     from explorer.jobs.pipeline import STAGES, run_pipeline
     from explorer.jobs.process import run_as_worker
+    from explorer.jobs.settings import checked, with_shortcuts
     from explorer.jobs.subject import InMemory, make_subject
     from explorer.store import create, runs_root
 
     _check_decay(weight_decay)
-    settings: dict[str, Any] = {} if damping is None else {"damping": damping}
-    method_from(method, settings)
-    data = _dataset(train, test, _outputs_of(model), keep_seen=False)
+    _check_stored(target)
+    _, given = checked(method, with_shortcuts(method, settings or {}, {"damping": damping}, option=""))
+    pairs = _pair(train, "train"), _pair(test, "test")
+    _check_shown(pairs[0])
+    data = _dataset(*pairs, _outputs_of(model), keep_seen=False)
     with _unchanged(model):
         key = make_subject(model, data, weight_decay).key
         root = runs_root(runs)
@@ -135,7 +163,7 @@ def show(
             source={"kind": "memory", "train": data.train.key, "test": data.test.key},
             model={"kind": "memory", "subject": key},
             recipe={"weight_decay": weight_decay},
-            method={"name": method, "settings": settings},
+            method={"name": method, "settings": given},
         )
         run = create(root, spec)
         state = run_as_worker(run, len(STAGES), lambda writer: run_pipeline(run, InMemory(data, model), writer))
@@ -185,10 +213,11 @@ def table(
 
     Raises:
         RunError: no such run or test example, or its influence is not stored.
-        SettingsError: a filter or selection that reads as none.
+        SettingsError: a filter or selection that reads as none, or a target that runs do not store.
     """
     from explorer import shown
 
+    _check_stored(target)
     found = open_run(run, runs) if isinstance(run, str) else run
     kept, chosen = shown.Filter.parse(filter), shown.Selection.parse(select)
     if filter and not kept:
@@ -202,6 +231,66 @@ def table(
     return shown.table(found, found.test_row(query), target, kept, chosen, strongest=strongest)
 
 
+def query(
+    run: Run | str, query: str, *, target: Target = "label", classes: Classes = None, runs: str | Path | None = None
+) -> pd.DataFrame:
+    """All training examples ranked for a test example of a run, computed exactly: also what the run does not store.
+
+    Args:
+        run: a run, or what `open_run` takes.
+        query: id of a test example.
+        target: "label", "prediction", "margin" or "contrast", as in `explain`.
+        classes: the class of a margin (None: the given label), or P and Q of a contrast; by name or number.
+        runs: folder of runs.
+
+    Returns:
+        The columns of `explain`; `attrs` holds method, target, classes and unit.
+
+    Raises:
+        RunError: no such run or test example, or the run is not done.
+        SettingsError: no such target, or classes that the run does not know.
+    """
+    from explorer.jobs.query import rank_from_run
+
+    return rank_from_run(open_run(run, runs) if isinstance(run, str) else run, query, target, classes)
+
+
+def compare_methods(
+    run_a: Run | str, run_b: Run | str, query: str, target: Target = "label", *, runs: str | Path | None = None
+) -> pd.DataFrame:
+    """What two methods say of the same prediction: two runs that differ in nothing but the method, side by side.
+
+    Args:
+        run_a: a run, or what `open_run` takes.
+        run_b: another run of the same data, model, training and seed.
+        query: id of a test example whose influence both runs hold.
+        target: "label" or "prediction".
+        runs: folder of runs.
+
+    Returns:
+        One row per training example, most helpful by `run_a` first: `row, id, label`, then of each run (`_a`, `_b`)
+        `influence`, whether it is `exact` (as in `table`), and `rank` (1 = most helpful; ties share their mean rank).
+        `attrs` holds both methods and units (where these differ only ranks compare), the `rank_agreement` (Spearman over
+        all training examples, as stored in 127 steps a side), and the shares of the 20 most helpful and the 20 most
+        harmful examples of `run_a` that are among those of `run_b` (`shared_helpful`, `shared_harmful`).
+
+    Raises:
+        RunError: no such run or test example, runs of different subjects, or influence that is not stored.
+    """
+    from explorer import shown
+
+    first, second = (open_run(run, runs) if isinstance(run, str) else run for run in (run_a, run_b))
+    return shown.compare(first, second, first.test_row(query), target)
+
+
+def _check_stored(target: str) -> None:
+    if target not in TARGETS:
+        raise SettingsError(
+            f"Expected a target that runs store, {' or '.join(TARGETS)}; found {target!r}. Use explorer.explain or "
+            "explorer.query for a margin or a contrast."
+        )
+
+
 def _check_decay(weight_decay: float) -> None:
     if not 0 <= weight_decay < float("inf"):
         raise SettingsError(
@@ -209,10 +298,28 @@ def _check_decay(weight_decay: float) -> None:
         )
 
 
-def _dataset(train: Any, test: Any, outputs: int | None, *, keep_seen: bool) -> Dataset:
+def _check_no_reduction(reduction: str | None) -> None:
+    if reduction is not None:
+        raise SettingsError(
+            f"Expected no reduction for examples with one target each; found {reduction!r}. It is for sequences, whose "
+            "targets are whole numbers in the shape of their tokens. Leave it out."
+        )
+
+
+def _check_shown(train: Pair) -> None:
+    from explorer.jobs.sequences import are_sequences
+
+    if are_sequences(train):
+        raise DataError(
+            f"Expected one target an example for the page; found sequences, tokens and targets {list(train[0].shape)}. Runs "
+            "and their page do not show sequences yet: use explorer.explain."
+        )
+
+
+def _dataset(train: Pair, test: Pair, outputs: int | None, *, keep_seen: bool) -> Dataset:
     from explorer.sources.given import dataset_as_given
 
-    (x_train, y_train), (x_test, y_test) = _pair(train, "train"), _pair(test, "test")
+    (x_train, y_train), (x_test, y_test) = train, test
     classes = outputs if y_train.dtype.kind in "iub" else None
     return dataset_as_given(x_train, y_train, x_test, y_test, n_classes=classes, keep_seen=keep_seen)
 

@@ -1,4 +1,5 @@
-"""What does a person type? demo, run, open, runs, cancel, resume, export; every mistake ends in a sentence and exit code 2.
+"""What does a person type? demo, run, check, methods, open, runs, cancel, resume, query, export;
+every mistake ends in a sentence and exit code 2.
 
 Asks jobs and store for everything; heavy modules are imported by the command that needs them.
 """
@@ -6,7 +7,6 @@ Asks jobs and store for everything; heavy modules are imported by the command th
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,19 +14,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from explorer import __version__
+from explorer.cli_query import asked_options, query_command, read
+from explorer.cli_run import Fault, check_command, methods_command, report, run_command, runs_option, watch
 from explorer.errors import ExplorerError
 
 if TYPE_CHECKING:
     from explorer.jobs import JobState
-    from explorer.store import Run
 
 DEMO_FLIPS = 0.08
 DEMO_COPIES = 0.02
-BAR = "{desc:>16} {percentage:3.0f}% |{bar}| {elapsed}, {remaining} left"
-SCORED = 6
-"""Number of the stage of scores: after it every answer is there."""
-POLL = 0.2
-"""Seconds between two looks at a job."""
 
 
 class _Group(click.Group):
@@ -36,23 +32,13 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except ExplorerError as error:
-            raise _Fault(str(error)) from error
-
-
-class _Fault(click.ClickException):
-    exit_code = 2
+            raise Fault(str(error)) from error
 
 
 @click.group(cls=_Group)
 @click.version_option(__version__, prog_name="explorer")
 def main() -> None:
     """Which training examples made the model say that?"""
-
-
-def _runs_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("--runs", "folder", metavar="DIR", help="Folder of all runs [env EXPLORER_RUNS, else ./runs].")(
-        command
-    )
 
 
 def _serving_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -66,7 +52,7 @@ def _serving_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @main.command()
-@_runs_option
+@runs_option
 @_serving_options
 def demo(folder: str | None, port: int | None, host: str, no_browser: bool) -> None:
     """Train on scikit-learn's digits with planted label flips, explain every test prediction, open the page."""
@@ -79,45 +65,19 @@ def demo(folder: str | None, port: int | None, host: str, no_browser: bool) -> N
     chosen = serving.free_port(port, host)
     run = create(root, plan(Request("digits", flip=DEMO_FLIPS, duplicate=DEMO_COPIES)))
     start(run)
-    _watch(run, until_browsable=True)
+    watch(run, until_browsable=True)
     raise SystemExit(serving.serve(root, run.key, port=chosen, host=host, browser=not no_browser))
 
 
-@main.command("run")
-@click.option("--data", required=True, help="digits, breast-cancer, wine, or a path to an .npz file.")
-@click.option("--flip", type=float, default=0.0, show_default=True, help="Share of training labels to flip on purpose.")
-@click.option("--duplicate", type=float, default=0.0, show_default=True, help="Share of training rows to repeat.")
-@click.option("--model", default="auto", show_default=True, help="auto, linear, mlp, cnn, or FILE.py:FUNCTION.")
-@click.option("--weights", help="Trained weights (.safetensors, .pt) to use instead of training.")
-@click.option("--method", default="last-layer", show_default=True, help="last-layer or gradient-dot.")
-@click.option("--damping", type=float, help="Damping of the inverse curvature [default: chosen and shown].")
-@click.option("--epochs", type=int, help="Passes over the training set [default: 30, fewer for large sets].")
-@click.option("--rate", type=float, default=0.05, show_default=True, help="Learning rate at the start (cosine to 0).")
-@click.option("--weight-decay", type=float, default=5e-4, show_default=True, help="Weight decay, also of --weights.")
-@click.option("--batch-size", type=int, default=64, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--queries", type=int, help="Explain only this many test predictions, worst first [default: all].")
-@click.option("--query-ids", metavar="IDS|FILE", help="Explain only these: ids with commas, or a file with one a line.")
-@_runs_option
-def run_command(folder: str | None, **options: Any) -> None:
-    """Train or load a model, compute influence, memorization flags and the map; interrupted runs go on where they were."""
-    from explorer.contracts import Recipe
-    from explorer.jobs import start
-    from explorer.jobs.planning import Request, plan
-    from explorer.store import create, runs_root
-
-    names = ("epochs", "rate", "weight_decay", "batch_size", "seed")
-    recipe = Recipe(**{name: options.pop(name) for name in names})
-    run = create(runs_root(folder), plan(Request(recipe=recipe, **options)))
-    click.echo(f"Run {run.key} in {run.path}")
-    start(run)
-    _watch(run)
-    _report(run)
+main.add_command(run_command)
+main.add_command(check_command)
+main.add_command(methods_command)
+main.add_command(query_command)
 
 
 @main.command("open")
 @click.argument("name", default="latest")
-@_runs_option
+@runs_option
 @_serving_options
 def open_page(name: str, folder: str | None, port: int | None, host: str, no_browser: bool) -> None:
     """Open the page on run NAME (its name, a beginning of it, its path; default: the latest)."""
@@ -129,7 +89,7 @@ def open_page(name: str, folder: str | None, port: int | None, host: str, no_bro
 
 
 @main.command()
-@_runs_option
+@runs_option
 def runs(folder: str | None) -> None:
     """List runs: name, state, data, method, size on the disk, and why one ended early."""
     from explorer.store import list_runs, runs_root
@@ -147,7 +107,7 @@ def runs(folder: str | None) -> None:
 
 @main.command()
 @click.argument("name")
-@_runs_option
+@runs_option
 def cancel(name: str, folder: str | None) -> None:
     """Ask the job of run NAME to stop; what it computed stays."""
     from explorer import jobs
@@ -164,7 +124,7 @@ def cancel(name: str, folder: str | None) -> None:
 
 @main.command()
 @click.argument("name")
-@_runs_option
+@runs_option
 def resume(name: str, folder: str | None) -> None:
     """Go on with run NAME where it stopped."""
     from explorer.jobs import start
@@ -172,14 +132,14 @@ def resume(name: str, folder: str | None) -> None:
 
     run = find(runs_root(folder), name)
     start(run)
-    _watch(run)
-    _report(run)
+    watch(run)
+    report(run)
 
 
 @main.command("export")
 @click.argument("name")
 @click.option("--query", required=True, help="Id of the test example.")
-@click.option("--target", type=click.Choice(["label", "prediction"]), default="label", show_default=True)
+@asked_options
 @click.option("--format", "kind", type=click.Choice(["csv", "parquet", "json"]), default="csv", show_default=True)
 @click.option("--output", type=click.Path(dir_okay=False), help="File to write [default: RUN-QUERY.FORMAT].")
 @click.option(
@@ -191,11 +151,14 @@ def resume(name: str, folder: str | None) -> None:
 )
 @click.option("--filter", "kept", default="", help="With --rows shown: a filter, from the page's address.")
 @click.option("--select", default="", help="With --rows shown: a lasso or box, from the page's address.")
-@_runs_option
+@runs_option
 def export_command(
     name: str,
     query: str,
-    target: Any,
+    target: str | None,
+    why: str | None,
+    rather: str | None,
+    margin: str | None,
     kind: str,
     output: str | None,
     rows: str,
@@ -213,11 +176,16 @@ def export_command(
         raise click.UsageError(
             f"Expected --filter and --select with --rows shown; found --rows {rows}. Add --rows shown."
         )
+    asked, classes = read(target, why, rather, margin)
+    if rows != "all" and classes:
+        raise click.UsageError(
+            f"Expected --rows all with --why and --margin, whose answers no run stores; found --rows {rows}. Leave it out."
+        )
     run = find(runs_root(folder), name)
     ranked = (
-        rank_from_run(run, query, target)
+        rank_from_run(run, query, asked, classes)
         if rows == "all"
-        else table(run, query, target=target, filter=kept, select=select, strongest=rows == "strongest")
+        else table(run, query, target=asked, filter=kept, select=select, strongest=rows == "strongest")
     )
     data = encode(ranked, kind)
     if output == "-":
@@ -251,68 +219,6 @@ def answer(path: Path, idle: float) -> None:
     from explorer.store import Run
 
     serve(Run.at(path), idle)
-
-
-def _watch(run: Run, until_browsable: bool = False) -> None:
-    """Draw the job's stages as progress bars until it ends (or a first answer can be shown)."""
-    from tqdm import tqdm
-
-    from explorer.jobs import read_state
-
-    bar: Any = None
-    state = read_state(run.path)
-    try:
-        while True:
-            state = read_state(run.path)
-            if state.stage and (bar is None or bar.desc != state.stage):
-                _close(bar, full=True)
-                bar = tqdm(desc=state.stage, total=state.total or 1, bar_format=BAR, dynamic_ncols=True)
-            if bar is not None and state.active and state.total:
-                bar.total = state.total
-                bar.update(state.done - bar.n)
-            if not state.active or (until_browsable and run.browsable and state.number > SCORED):
-                break
-            time.sleep(POLL)
-    except KeyboardInterrupt:
-        click.echo(f"\nThe job goes on in the background. Watch: explorer runs. Stop: explorer cancel {run.key}")
-        raise SystemExit(130) from None
-    finally:
-        _close(bar, full=state.state == "done")
-    if state.state in ("failed", "interrupted"):
-        raise _Fault(
-            f"{state.reason}\nRun {run.key} is {state.state}; `explorer resume {run.key}` goes on where it stopped."
-        )
-
-
-def _close(bar: Any, *, full: bool) -> None:
-    if bar is not None:
-        if full:
-            bar.update(bar.total - bar.n)
-        bar.close()
-
-
-def _report(run: Run) -> None:
-    from explorer.jobs import read_state
-    from explorer.store import read_json
-
-    state = read_state(run.path)
-    if state.state != "done":
-        click.echo(f"Run {run.key} is {state.state}. {state.reason}")
-        return
-    numbers = read_json(run.path / "summary.json")
-    meta = run.meta()
-    quality = (
-        f"test accuracy {numbers['test_accuracy']:.1%}"
-        if "test_accuracy" in numbers
-        else f"test loss {numbers['test_loss']:.4g}"
-    )
-    seconds = sum(state.timings.values())
-    click.echo(
-        f"Run {run.key} is done in {seconds:.0f} s: {meta.train:,} training and {meta.test:,} test examples of {meta.name}, "
-        f"{quality}, {numbers['memorized']:,} flagged as memorized.\nOpen it: explorer open {run.key}"
-    )
-    for note in meta.notes:
-        click.echo(f"Note: {note}")
 
 
 def _line(path: Path) -> str:

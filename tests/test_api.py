@@ -14,6 +14,7 @@ from explorer import maps, serving
 from explorer.errors import DataError, ExplorerError, ModelError, RunError, SettingsError
 from explorer.jobs.planning import ingredients_of
 from explorer.jobs.query import rank_from_run
+from explorer.store import Run
 
 COLUMNS = ["query", "rank", "row", "id", "influence", "share", "label", "prediction", "self_influence", "memorized"]
 WEIGHT_DECAY = 0.05
@@ -158,6 +159,57 @@ def test_regression_and_both_targets() -> None:
     assert label["label"].dtype.kind == "f"
 
 
+def test_why_one_class_rather_than_another(logistic: tuple[nn.Linear, Pair, Pair]) -> None:
+    """The contrast of two classes against retraining without an example, and as the margin, of which there is no other."""
+    model, train, test = logistic
+    given = {"query": [4, 9], "weight_decay": WEIGHT_DECAY}
+    table = explorer.explain(model, train, test, target="contrast", classes=(1, 0), **given)
+    assert {name: table.attrs[name] for name in ("target", "classes", "unit")} == {
+        "target": "contrast",
+        "classes": ("1", "0"),
+        "unit": "nats of log-odds",
+    }
+    for same in ({"target": "margin", "classes": "1"}, {"target": "contrast", "classes": ("1", 0)}):
+        other = explorer.explain(model, train, test, **same, **given)
+        pd.testing.assert_frame_equal(other, table)
+    first = table[table["query"] == 4].set_index("row")
+    before = model(test[0].double())[4]
+    for row in (first.index[0], first.index[-1]):
+        weights = torch.ones(300, dtype=torch.float64)
+        weights[row] = 0
+        after = converged(*train, 2, weights)(test[0].double())[4]
+        change = ((before[1] - before[0]) - (after[1] - after[0])).item()
+        assert change == pytest.approx(first.loc[row, "influence"], rel=0.15)  # second order, as above
+    turned = explorer.explain(model, train, test, target="contrast", classes=(0, 1), **given)
+    joined = turned.merge(table, on=["query", "row"])
+    np.testing.assert_allclose(joined["influence_x"], -joined["influence_y"], rtol=1e-4, atol=1e-9)
+
+
+def test_a_run_answers_what_it_does_not_store(wine: Run) -> None:
+    name = wine.table("queries")["id"][0]
+    classes = wine.meta().classes
+    table = explorer.query(wine, name, target="contrast", classes=(classes[2], 0))
+    assert list(table.columns) == COLUMNS
+    assert table.attrs == {
+        "method": "last-layer",
+        "target": "contrast",
+        "classes": (classes[2], classes[0]),
+        "unit": "nats of log-odds",
+    }
+    turned = explorer.query(wine.key, name, target="contrast", classes=(0, 2), runs=wine.path.parent)
+    by_row = (found.set_index("row")["influence"].sort_index() for found in (table, turned))
+    first, second = by_row
+    np.testing.assert_allclose(first, -second, rtol=1e-4, atol=float(first.abs().max()) * 1e-5)
+    stored = explorer.table(wine, name, strongest=True)
+    label = explorer.query(wine, name).set_index("row").loc[stored["row"], "influence"]
+    np.testing.assert_allclose(label, stored["influence"], rtol=1e-4)
+    assert explorer.query(wine, name, target="margin", classes=classes[0]).attrs["unit"] == "nats of log-odds"
+    with pytest.raises(SettingsError, match="a class out of class_0, class_1, class_2; found 'class_9'"):
+        explorer.query(wine, name, target="margin", classes="class_9")
+    with pytest.raises(SettingsError, match=r"runs store, label or prediction; found 'contrast'.*explorer\.query"):
+        explorer.table(wine, name, target="contrast")
+
+
 class Pairs(Dataset[object]):
     def __len__(self) -> int:
         return 3
@@ -173,7 +225,12 @@ class Pairs(Dataset[object]):
         ({"query": []}, DataError, "Expected query as rows"),
         ({"query": 0.5}, DataError, "Expected query as rows"),
         ({"method": "magic"}, SettingsError, "Expected a method"),
-        ({"target": "margin"}, SettingsError, "Expected target"),
+        ({"target": "odds"}, SettingsError, "Expected target"),
+        ({"target": "contrast"}, SettingsError, "two classes, P and Q, for the target contrast; found none"),
+        ({"target": "contrast", "classes": (0, 2)}, SettingsError, r"number in 0\.\.1; found 2\. Choose"),
+        ({"target": "contrast", "classes": (1, "1")}, SettingsError, "found 1 twice"),
+        ({"target": "margin", "classes": "yes"}, SettingsError, "a class out of 0, 1; found 'yes'"),
+        ({"classes": 1}, SettingsError, "no classes for the target label"),
         ({"weight_decay": -1.0}, SettingsError, "weight_decay >= 0"),
         ({"weight_decay": float("nan")}, SettingsError, "weight_decay >= 0 and finite"),
         ({"damping": -0.1}, SettingsError, "damping >= 0"),
@@ -212,6 +269,8 @@ def test_show_makes_a_run_on_the_same_arguments(
     np.testing.assert_allclose(top.towards_influence[:5], table["influence"][:5], rtol=1e-4)
     assert explorer.open_run("latest", tmp_path) == run
     assert explorer.show(model, train, leaky, weight_decay=WEIGHT_DECAY, runs=tmp_path, block=False) == run
+    with pytest.raises(SettingsError, match="runs store, label or prediction; found 'margin'"):
+        explorer.show(model, train, test, target="margin", runs=tmp_path)
     with pytest.raises(RunError, match="Expected a run named 'zz'"):
         explorer.open_run("zz", tmp_path)
     with pytest.raises(RunError, match=r"made by explorer\.show.*Call explorer\.show"):
@@ -222,3 +281,27 @@ def test_show_makes_a_run_on_the_same_arguments(
     monkeypatch.setattr(serving, "serve", lambda *place, **options: served.append(place))
     explorer.show(model, train, leaky, query=5, weight_decay=WEIGHT_DECAY, runs=tmp_path, browser=False)
     assert served == [(tmp_path, f"{run.key}&query=test-5&target=label")]
+
+
+def test_settings_are_the_method_s(logistic: tuple[nn.Linear, Pair, Pair], tmp_path: Path) -> None:
+    model, train, test = logistic
+    short = explorer.explain(model, train, test, query=4, weight_decay=WEIGHT_DECAY, damping=0.5)
+    named = explorer.explain(model, train, test, query=4, weight_decay=WEIGHT_DECAY, settings={"damping": 0.5})
+    pd.testing.assert_frame_equal(short, named)
+    assert named.attrs["stats"]["damping"] == 0.5
+    for act in (explorer.explain, explorer.show):
+        with pytest.raises(SettingsError, match="Expected settings of last-layer out of damping; found depth"):
+            act(model, train, test, settings={"depth": 1})
+        with pytest.raises(SettingsError, match="Expected damping to be a number or auto; found 'x'"):
+            act(model, train, test, settings={"damping": "x"})
+        with pytest.raises(SettingsError, match="Expected damping once"):
+            act(model, train, test, damping=1.0, settings={"damping": 2.0})
+
+
+def test_settings_name_the_run(
+    logistic: tuple[nn.Linear, Pair, Pair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maps, "umap", lambda features, seed, progress: maps.pca(features))
+    model, train, test = logistic
+    run = explorer.show(model, train, test, settings={"damping": 0.5}, runs=tmp_path, block=False)
+    assert run.spec["method"] == {"name": "last-layer", "settings": {"damping": 0.5}}

@@ -1,6 +1,7 @@
 """What would the job have written for this input? The warm worker of one run: loads it once, answers until not needed.
 
-Restores what the job fitted, so that no question runs the network over the training set. Writes nothing to the run.
+Restores what the job fitted, so that no question runs the network over the training set, but for those that go back
+through it (`method` "metagradient"), which are worked on between the others. Writes nothing to the run.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import select
 import signal
 import threading
 import time
-import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,20 +20,24 @@ import safetensors.torch
 import torch
 from numpy.typing import NDArray
 
-from explorer.contracts import Dataset, Examples, Fitted, ImagePreview, Queries, Subject, Target
+from explorer.contracts import TARGETS, Dataset, Examples, Fitted, ImagePreview, Subject, Target
 from explorer.errors import ExplorerError, SettingsError
-from explorer.influence import method_from
 from explorer.influence.gradients import BATCH, Head, head_pass
 from explorer.jobs.frames import Frame, Reader, send
 from explorer.jobs.pipeline import outcomes, second_opinion
 from explorer.jobs.planning import ingredients_of
 from explorer.jobs.process import usable_cores
 from explorer.jobs.scoring import score_block
+from explorer.jobs.settings import checked
 from explorer.jobs.subject import subject_of
+from explorer.jobs.tracing import METHOD, Asked, Tracer, refusal
+from explorer.questions import Question
 from explorer.sources.edited import Edit, edited
 from explorer.store import Run, read_json
 from explorer.store.run import BLOCK
 
+GLANCE = 0.001
+"""Seconds that work between questions waits for one; a reader given none would not look at all."""
 COPIES = 4
 """Times that an example is run at once. Products of fewer rows take other routines of the matrix library than a job's
 blocks and round differently; from four on the numbers were measured to be those of the job, to the bit."""
@@ -59,21 +64,20 @@ class Warm:
                 those that it was computed from.
         """
         dataset, subject = subject_of(run, ingredients_of(run))
-        method = method_from(run.spec["method"]["name"], run.spec["method"]["settings"])
+        method, _ = checked(run.spec["method"]["name"], run.spec["method"]["settings"])
         tensors = safetensors.torch.load_file(run.path / "fitted.safetensors")
         fitted = method.restore(subject, tensors, read_json(run.path / "fitted.json"))
         head = Head.of(subject.model, dataset.train.batch(np.arange(1)))
         return cls(run, dataset, subject, head, fitted, second_opinion(fitted, subject), int(run.spec["seed"]))
 
     def answer(self, settings: dict[str, Any]) -> Frame:
-        """Top lists, int8 row and outcome of one question: `query` (a test row), `target`, and `edit` as its spec."""
+        """Top lists, int8 row and outcome of one question: `query` (a test row), `target` with its `classes`, `edit` as spec."""
         began = time.perf_counter()
-        row = int(settings["query"])
-        if not 0 <= row < len(self.dataset.test):
-            raise SettingsError(f"Expected a test row in 0..{len(self.dataset.test) - 1}; found {row}.")
+        row = self.test_row(settings["query"])
         example = edited(self.dataset.test, row, Edit.from_spec(settings["edit"]))
         copies, at = self._place(row, settings["target"])
-        queries = Queries(example, np.zeros(copies, dtype=np.int64), settings["target"])
+        asked = Question(settings["target"], tuple(settings.get("classes", ())))
+        queries = asked.about(example, np.zeros(copies, dtype=np.int64))
         kept, levels = score_block(self.fitted, self.second, queries, len(self.dataset.train), self.seed)
         outcome, arrays = self._outcome(example, row)
         preview = example.preview(0)
@@ -86,9 +90,15 @@ class Warm:
         arrays["levels"] = levels[at]
         return {"answer": outcome, "seconds": time.perf_counter() - began}, arrays
 
+    def test_row(self, said: object) -> int:
+        """A row that was asked about; a `SettingsError` if there is none such."""
+        if not isinstance(said, int) or not 0 <= said < len(self.dataset.test):
+            raise SettingsError(f"Expected a test row in 0..{len(self.dataset.test) - 1}; found {said!r}.")
+        return said
+
     def _place(self, row: int, target: Target) -> tuple[int, int]:
         """How many copies to score and which of them is told; where no job scores the query, a full block's first."""
-        place = self.run.resolve(row, target)
+        place = self.run.resolve(row, target) if target in TARGETS else None
         return (COPIES, 0) if place is None else _like(place[1], len(self.run.plan(place[0])), BLOCK)
 
     def _outcome(self, example: Examples, row: int) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -122,32 +132,38 @@ def serve(run: Run, idle: float) -> None:
     try:
         warm = Warm.load(run)
     except ExplorerError as error:
-        send(answers, _refusal(error))
+        send(answers, refusal(error))
         return
     send(answers, {"ready": True})
+    tracer = Tracer(warm.subject, warm.dataset, warm.fitted, warm.seed)
+
+    def reply(seconds: float) -> bool:
+        """Answer one question that comes within so many seconds; False when nobody can ask any more."""
+        question = reader.next(seconds)
+        if question is not None:
+            send(answers, *_reply(warm, tracer, question[0]))
+        return question is not None
+
+    def reply_to_all() -> None:
+        with suppress(TimeoutError):
+            while reply(GLANCE):
+                pass
+
     try:
-        while (question := reader.next(idle)) is not None:
-            send(answers, *_reply(warm, question[0]))
+        while reply(idle):
+            while tracer.waiting:
+                tracer.work(reply_to_all)
     except (TimeoutError, BrokenPipeError):
         return
 
 
-def _reply(warm: Warm, settings: dict[str, Any]) -> Frame:
+def _reply(warm: Warm, tracer: Tracer, settings: dict[str, Any]) -> Frame:
     try:
+        if settings.get("method") == METHOD:
+            return tracer.told(Asked(warm.test_row(settings["query"]), settings["target"]))
         return warm.answer(settings)
-    except ExplorerError as error:
-        return _refusal(error), {}
     except Exception as error:  # noqa: BLE001 - one question that fails must not cost the others their warm worker
-        traceback.print_exc()
-        return {
-            "error": "RunError",
-            "message": f"Expected an answer; found {type(error).__name__}: {error}. Ask about another example, and "
-            "report this if the model is not your own code.",
-        }, {}
-
-
-def _refusal(error: ExplorerError) -> dict[str, Any]:
-    return {"error": type(error).__name__, "message": str(error)}
+        return refusal(error), {}
 
 
 def _private_pipes() -> tuple[int, int]:

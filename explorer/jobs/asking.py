@@ -11,19 +11,24 @@ import json
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from explorer.contracts import TARGETS, ImagePreview, Preview, TablePreview, Target
+from explorer.contracts import ImagePreview, Preview, TablePreview, Target
 from explorer.errors import RunError, SettingsError
 from explorer.jobs.frames import Frame
 from explorer.jobs.helper import Helper
+from explorer.questions import question
 from explorer.sources.edited import Edit
 from explorer.store import Row, Run, TopList
 
+TRACE = "metagradient"
+"""The method that goes back through a run's own training, and the `method` of a question that asks for it."""
 LIMIT = 60.0
 """Seconds after which a question is given up."""
 WORKERS = 2
@@ -40,7 +45,7 @@ class Answer:
 
     `probabilities` are float32 `[classes]`, None for regression, where `confidence` is NaN and `wrong` is False.
     `loss` is that of the example's own label. `seconds` is what it took when it was computed, the start of a worker
-    included.
+    included. `classes` are those that a margin or a contrast is about.
     """
 
     top: TopList
@@ -54,22 +59,92 @@ class Answer:
     preview: Preview
     target: Target
     seconds: float
+    classes: tuple[int, ...] = ()
 
 
-def ask(run: Run, query: int, target: Target, edit: Edit | None = None, limit: float | None = None) -> Answer:
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """What a run's own training made of one prediction; arrays are read-only, because askers share them.
+
+    `top.agreement` and `top.overlap` compare it with the run's own method: rank correlation over all training examples,
+    and the share of the 10 strongest of each sign. `steps` were gone back through, in `seconds`.
+    """
+
+    top: TopList
+    row: Row
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class UnderWay:
+    """A trace that is not finished: its share done in 0..1, what is done now, seconds left (None: not known yet)."""
+
+    share: float
+    note: str
+    seconds_left: float | None
+
+
+def ask(
+    run: Run,
+    query: int,
+    target: Target,
+    edit: Edit | None = None,
+    limit: float | None = None,
+    classes: tuple[int, ...] = (),
+) -> Answer:
     """The answer for a test row, as it is or edited; blocks until it is there, or `limit` seconds (default `LIMIT`).
+
+    `classes` are the numbers of those that a margin or a contrast is about.
 
     Raises:
         RunError: the run cannot be asked (`obstacle` says why), its worker ended, or the answer takes too long.
-        SettingsError: no such test row or target, or the edit does not fit the example.
+        SettingsError: no such test row, target or classes, or the edit does not fit the example.
         ExplorerError: the data, code or weights of the run are not those that it was computed from.
     """
     began = time.monotonic()
     seconds = LIMIT if limit is None else limit
+    _check(run, query, target, classes)
+    wanted = {"query": int(query), "target": target, "classes": list(classes), "edit": (edit or Edit()).spec()}
+    found = _asked(run, wanted, seconds, lambda frame: _answer(frame, target, classes, began))
+    assert isinstance(found, Answer)
+    return found
+
+
+def trace(run: Run, query: int, target: Target, limit: float | None = None) -> Traced | UnderWay:
+    """What the run's own training made of a test row, through every step of it, or how far the worker is with that.
+
+    Asking begins it, and asking again a few times a second keeps it going: the worker drops what nobody asks for any
+    more, and answers other questions in between. Waits for one step at most once the worker is loaded.
+
+    Raises:
+        RunError: as `ask`.
+        SettingsError: no such test row or target, or the states of the training do not fit into memory.
+        ModelError: the weights come from elsewhere, or the training cannot be repeated (dropout, batch norm).
+    """
     _check(run, query, target)
-    question = {"query": int(query), "target": target, "edit": (edit or Edit()).spec()}
+    question = {"query": int(query), "target": target, "method": TRACE}
+    found = _asked(run, question, LIMIT if limit is None else limit, _trace)
+    assert not isinstance(found, Answer)
+    return found
+
+
+def trace_obstacle(run: Run) -> str | None:
+    """Why a run cannot be traced, in words, as far as its spec tells; None when it can be tried."""
+    found = obstacle(run)
+    if found is None and "weights" in run.spec["model"]:
+        return (
+            f"Expected a run that trained its model itself, to go back through its training; found {run.key}, made with "
+            "weights from a file. Start a run without --weights to trace its predictions."
+        )
+    return found
+
+
+def _asked(run: Run, question: dict[str, Any], seconds: float, read: Callable[[Frame], Said]) -> Said:
+    """What is remembered of a question, or what `read` makes of the worker's frame, which is remembered if final."""
+    began = time.monotonic()
     key = (str(run.path), json.dumps(question))
-    kept = _answers.get(key)
+    kept: Said | None = _answers.get(key)
     while kept is None:
         helper = _helpers.of(run.path)
         with helper.held(began + seconds) as mine:
@@ -80,8 +155,9 @@ def ask(run: Run, query: int, target: Target, edit: Edit | None = None, limit: f
                 )
             kept = _answers.get(key)  # another thread may have asked the same meanwhile
             if kept is None and not helper.retired:
-                kept = _answer(helper.ask(question, began + seconds), target, began)
-                _answers.put(key, kept)
+                said = kept = read(helper.ask(question, began + seconds))
+                if not isinstance(said, UnderWay):
+                    _answers.put(key, said)
     return kept
 
 
@@ -113,19 +189,28 @@ def stop() -> None:
     _answers.clear()
 
 
-def _check(run: Run, query: int, target: Target) -> None:
+def _check(run: Run, query: int, target: Target, classes: tuple[int, ...] = ()) -> None:
     found = obstacle(run)
     if found is not None:
         raise RunError(found)
-    if target not in TARGETS:
-        raise SettingsError(f"Expected target to be one of {', '.join(TARGETS)}; found {target!r}.")
-    rows = run.meta().test
+    meta = run.meta()
+    question(meta.classes, target, classes)
+    rows = meta.test
     if not 0 <= query < rows:
         raise SettingsError(f"Expected a test row in 0..{rows - 1}; found {query}. Choose another.")
 
 
-def _answer(frame: Frame, target: Target, began: float) -> Answer:
-    facts, arrays = frame[0]["answer"], frame[1]
+def _trace(frame: Frame) -> Traced | UnderWay:
+    if "going" in frame[0]:
+        going = frame[0]["going"]
+        return UnderWay(going["share"], going["note"], going["seconds_left"])
+    facts = frame[0]["traced"]
+    top, row = _kept(frame[1])
+    return Traced(top, row, int(facts["steps"]), float(facts["seconds"]))
+
+
+def _kept(arrays: dict[str, NDArray[Any]]) -> tuple[TopList, Row]:
+    """The strongest examples and the int8 row; all arrays become read-only."""
     for name in ("top.towards", "top.away"):
         arrays[name] = arrays[name].astype(np.int64)
     for array in arrays.values():
@@ -139,9 +224,15 @@ def _answer(frame: Frame, target: Target, began: float) -> Answer:
         float(arrays["top.agreement"][0]),
         float(arrays["top.overlap"][0]),
     )
+    return top, Row(arrays["levels"], float(arrays["top.scale"][0]))
+
+
+def _answer(frame: Frame, target: Target, classes: tuple[int, ...], began: float) -> Answer:
+    facts, arrays = frame[0]["answer"], frame[1]
+    top, row = _kept(arrays)
     return Answer(
         top=top,
-        row=Row(arrays["levels"], float(arrays["top.scale"][0])),
+        row=row,
         prediction=facts["prediction"],
         label=facts["label"],
         confidence=facts["confidence"],
@@ -153,7 +244,14 @@ def _answer(frame: Frame, target: Target, began: float) -> Answer:
         else TablePreview(tuple(facts["names"]), arrays["values"], arrays["unusual"]),
         target=target,
         seconds=time.monotonic() - began,
+        classes=classes,
     )
+
+
+Final = Answer | Traced
+"""What is remembered."""
+Said = Answer | Traced | UnderWay
+"""What the worker says."""
 
 
 class _Answers:
@@ -161,15 +259,15 @@ class _Answers:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._by_key: OrderedDict[tuple[str, str], Answer] = OrderedDict()
+        self._by_key: OrderedDict[tuple[str, str], Final] = OrderedDict()
 
-    def get(self, key: tuple[str, str]) -> Answer | None:
+    def get(self, key: tuple[str, str]) -> Final | None:
         with self._lock:
             if key in self._by_key:
                 self._by_key.move_to_end(key)
             return self._by_key.get(key)
 
-    def put(self, key: tuple[str, str], answer: Answer) -> None:
+    def put(self, key: tuple[str, str], answer: Final) -> None:
         with self._lock:
             self._by_key[key] = answer
             while len(self._by_key) > 1 and (len(self._by_key) > KEPT or self._bytes() > KEPT_BYTES):
@@ -183,8 +281,10 @@ class _Answers:
         return sum(_size(answer) for answer in self._by_key.values())
 
 
-def _size(answer: Answer) -> int:
+def _size(answer: Final) -> int:
     """Bytes of what grows with the data: the row, and the picture or the values."""
+    if isinstance(answer, Traced):
+        return answer.row.values.nbytes
     preview = answer.preview
     shown = preview.pixels.nbytes if isinstance(preview, ImagePreview) else 2 * preview.values.nbytes
     return answer.row.values.nbytes + shown

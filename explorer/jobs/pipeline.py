@@ -6,7 +6,7 @@ bytes as a run that was never interrupted. Joins methods to the store; computes 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 from numpy.typing import NDArray
 
-from explorer import maps, memorization, training
+from explorer import maps, training
 from explorer.contracts import (
     TARGETS,
     Dataset,
@@ -32,11 +32,16 @@ from explorer.contracts import (
     Target,
 )
 from explorer.errors import SettingsError
-from explorer.influence import GradientDot, LastLayer, method_from
+from explorer.influence import GradientDot, LastLayer
 from explorer.influence.gradients import Head, head_pass, targets_of
 from explorer.influence.last_layer import FittedLastLayer
+from explorer.jobs import checks
 from explorer.jobs.classes import write_classes
+from explorer.jobs.evidence import pending, retrain, settle, write_evidence
+from explorer.jobs.memorized import witness, write_memorization
+from explorer.jobs.predictability import write_predictability
 from explorer.jobs.scoring import Finish, Kept, score_blocks
+from explorer.jobs.settings import checked
 from explorer.jobs.subject import Ingredients, make_subject, training_of
 from explorer.store import Run, read_json, write_array, write_bundle, write_bytes, write_json, write_table
 from explorer.store.run import BLOCK, block_name, rows_name
@@ -45,12 +50,12 @@ if TYPE_CHECKING:
     from explorer.jobs.state import StateWriter
 
 STAGES = ("data", "training", "predictions", "map", "curvature", "scores", "memorization", "map (UMAP)", "neighbors")
+EVIDENCE = "evidence"
+"""The stage before the curvature of runs that ask for retrainings."""
 SMALL_STEP = 10_000_000
 """Multiplications of a training step below which threads cost more than they save."""
 NEIGHBORS = 10
 """Nearest training examples kept of every point."""
-BOOTSTRAP = 200
-"""Resamples of the held-out queries behind the noise band."""
 
 
 @dataclass
@@ -69,34 +74,49 @@ class Work:
         return not all(self.run.has(name) for name in names)
 
 
+def stages_of(spec: Mapping[str, Any]) -> tuple[str, ...]:
+    """The stages of a run, in their order."""
+    at = STAGES.index("curvature")
+    return (*STAGES[:at], EVIDENCE, *STAGES[at:]) if spec.get("evidence", 0) else STAGES
+
+
 def run_pipeline(run: Run, ingredients: Ingredients, writer: StateWriter) -> None:
     """Do every stage of the run that is not done."""
-    writer.stage(STAGES[0])
+    stages = stages_of(run.spec)
+    writer.expect(len(stages) + checks.pending(run))
+    writer.stage("data")
     recipe = Recipe(**run.spec["recipe"])
     work = Work(run, ingredients, writer, ingredients.dataset(), recipe, int(run.spec["seed"]))
     check_queries(work)
     training.check_two_passes(work.dataset.train)
     write_data(work)
-    writer.stage(STAGES[1])
+    writer.stage("training")
     subject = train(work)
-    writer.stage(STAGES[2])
+    writer.stage("predictions")
     write_predictions(work, subject)
-    writer.stage(STAGES[3])
+    writer.stage("map")
     if work.missing("coordinates-pca.npy"):
         write_array(run.path / "coordinates-pca.npy", maps.pca(np.asarray(run.array("features"))))
-    writer.stage(STAGES[4])
+    if EVIDENCE in stages:
+        writer.stage(EVIDENCE)
+        retrain(run, ingredients, work.dataset, subject, writer)
+    writer.stage("curvature")
     fitted, second = fit(work, subject)
-    writer.stage(STAGES[5])
+    writer.stage("scores")
     write_scores(work, fitted, second)
-    writer.stage(STAGES[6])
-    write_memorization(work, fitted)
+    writer.stage("memorization")
+    if work.missing("memorization.parquet", "summary.json"):
+        write_memorization(run, fitted, witness(fitted, second, subject), work.dataset, work.seed, writer)
     write_classes(run, fitted, work.dataset, writer)
-    writer.stage(STAGES[7])
+    writer.stage("map (UMAP)")
     if work.missing("coordinates-umap.npy"):
         coordinates = maps.umap(np.asarray(run.array("features")), seed=work.seed, progress=writer)
         write_array(run.path / "coordinates-umap.npy", coordinates)
-    writer.stage(STAGES[8])
+    writer.stage("neighbors")
     write_neighbors(work)
+    if checks.pending(run):
+        writer.stage(checks.STAGE)
+        write_predictability(run, ingredients, work.dataset, subject, writer)
 
 
 def check_queries(work: Work) -> None:
@@ -266,14 +286,17 @@ def worst_first(table: pd.DataFrame, task: str) -> NDArray[np.int64]:
 
 
 def fit(work: Work, subject: Subject) -> tuple[Fitted, Fitted | None]:
-    """The fitted method of the spec and a second opinion of another method (None when none can be had)."""
-    path = work.run.path
-    method = method_from(work.run.spec["method"]["name"], work.run.spec["method"]["settings"])
-    if work.missing("fitted.json"):
+    """The fitted method of the spec, at the damping that its evidence chose where there is some, and a second opinion of
+    another method (None when none can be had)."""
+    run, path = work.run, work.run.path
+    method, _ = checked(run.spec["method"]["name"], run.spec["method"]["settings"])
+    if work.missing("fitted.json") or pending(run):
         fitted = method.fit(subject, work.writer)
+        write_evidence(run, work.dataset, fitted, work.writer)
+        fitted, rule = settle(run, fitted)
         write_bytes(path / "fitted.safetensors", safetensors.torch.save(_saveable(fitted.tensors())))
-        evidence = {name: value for name, value in fitted.stats.items() if not name.startswith("seconds")}
-        write_json(path / "fitted.json", evidence | {"unit": fitted.unit})  # times are in the state
+        stats = {name: value for name, value in fitted.stats.items() if not name.startswith("seconds")}
+        write_json(path / "fitted.json", stats | rule | {"unit": fitted.unit})  # times are in the state
     fitted = method.restore(
         subject, safetensors.torch.load((path / "fitted.safetensors").read_bytes()), read_json(path / "fitted.json")
     )
@@ -315,22 +338,6 @@ def write_block(path: Path, target: Target, start: int, kept: Kept, levels: NDAr
     write_bundle(path / block_name(target, start), kept)
 
 
-def write_memorization(work: Work, fitted: Fitted) -> None:
-    """Self-influence, training log, held-out influence with its noise band, flags and quadrant of every example."""
-    if not work.missing("memorization.parquet", "summary.json"):
-        return
-    data = work.dataset
-    rows = np.arange(len(data.test), dtype=np.int64)
-    weights = memorization.bootstrap_weights(BOOTSTRAP, len(rows), work.seed)
-    means = fitted.weighted(Queries(data.test, rows), torch.from_numpy(weights), work.writer).numpy()
-    held_out = memorization.held_out_influence(means[0], means[1:])
-    own = fitted.self_influence(work.writer).numpy()
-    groups = np.asarray(data.train.labels) if data.task == "classification" else None
-    table = memorization.assess(own, held_out, groups, work.run.training_log("loss"))
-    write_table(work.run.path / "memorization.parquet", table)
-    write_json(work.run.path / "summary.json", summary(work, table))
-
-
 def write_neighbors(work: Work) -> None:
     """The nearest training examples of every point (training, then test) in feature space, nearest first."""
     if not work.missing("neighbors.json"):
@@ -347,35 +354,6 @@ def write_neighbors(work: Work) -> None:
         "near_duplicates": int((distances[:count, 0] <= near).sum()),
     }
     write_json(path / "neighbors.json", evidence)
-
-
-def summary(work: Work, table: pd.DataFrame) -> dict[str, Any]:
-    """Headline numbers: accuracy or error of both splits, flags, and how well the flags find planted faults."""
-    run, data = work.run, work.dataset
-    trained, tested = run.table("outcomes-train"), run.table("queries")
-    numbers: dict[str, Any] = {
-        "basis": str(table["basis"].iloc[0]),
-        "memorized": int(table["memorized"].sum()),
-        "train_loss": float(trained["loss"].mean()),
-        "test_loss": float(tested["loss"].mean()),
-    }
-    if data.task == "classification":
-        numbers["train_accuracy"] = float(1 - trained["wrong"].mean())
-        numbers["test_accuracy"] = float(1 - tested["wrong"].mean())
-    if data.faults.flipped:
-        truth = np.isin(np.arange(len(table)), list(data.faults.flipped))
-        for name in ("score", "self_influence"):
-            found = memorization.detection(table[name].to_numpy(), truth)
-            numbers[f"flips_{name}"] = {
-                "auc": found.auc,
-                "k": found.k,
-                "precision": found.precision,
-                "recall": found.recall,
-            }
-        flagged = table["memorized"].to_numpy()
-        numbers["flips_flagged"] = int((flagged & truth).sum())
-        numbers["flips_planted"] = int(truth.sum())
-    return numbers
 
 
 def _identity(examples: Examples) -> pd.DataFrame:

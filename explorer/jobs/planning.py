@@ -5,6 +5,7 @@ Loads no data and trains nothing; what only the data can tell is said by the job
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 from explorer import models, sources
 from explorer.contracts import Recipe, RunSpec
 from explorer.errors import ModelError, RunError, SettingsError
-from explorer.influence import method_from
+from explorer.evidence import FEWEST
+from explorer.jobs import settings as method_settings
 from explorer.jobs.subject import FromSpec, file_hash
 from explorer.sources.planted import Planted
 from explorer.store import Run
@@ -26,8 +28,9 @@ class Request:
 
     `data` is a source's name or an `.npz` path; `flip` and `duplicate` are shares of planted faults; `model` is
     "auto", a reference network, or "FILE.py:FUNCTION" / "MODULE:FUNCTION"; `weights` is a file of trained weights;
+    `settings` are the method's, as values or as typed words; `damping` and `layers` are short for settings of these names;
     `queries` is how many test predictions to explain, worst first; `query_ids` instead names them: ids separated by
-    commas, or a file with one id a line.
+    commas, or a file with one id a line; `evidence` is how many models are trained again on random halves (0 = none).
     """
 
     data: str
@@ -40,6 +43,9 @@ class Request:
     recipe: Recipe = field(default_factory=Recipe)
     queries: int | None = None
     query_ids: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    layers: str | None = None
+    evidence: int = 0
 
 
 def plan(request: Request) -> RunSpec:
@@ -54,11 +60,16 @@ def plan(request: Request) -> RunSpec:
         raise SettingsError(
             f"Expected how many queries or their ids; found both ({request.queries}, {request.query_ids!r}). Leave out one."
         )
+    if request.evidence != 0 and request.evidence < FEWEST:
+        raise SettingsError(
+            f"Expected 0 retrainings for evidence, or {FEWEST} and more; found {request.evidence}. Ask for 12."
+        )
     source = sources.from_name(request.data)
     if request.flip or request.duplicate:
         source = Planted(source, flip=request.flip, duplicate=request.duplicate, seed=request.recipe.seed)
-    settings = {} if request.damping is None else {"damping": request.damping}
-    method_from(request.method, settings)
+    shortcuts = {"damping": request.damping, "layers": request.layers}
+    given = method_settings.with_shortcuts(request.method, request.settings, shortcuts)
+    _, settings = method_settings.checked(request.method, given)
     return RunSpec(
         source=source.spec(),
         model=_model_spec(request.model, request.weights),
@@ -66,6 +77,7 @@ def plan(request: Request) -> RunSpec:
         method={"name": request.method, "settings": settings},
         queries=request.queries if request.query_ids is None else read_ids(request.query_ids),
         seed=request.recipe.seed,
+        evidence=request.evidence,
     )
 
 

@@ -19,7 +19,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from explorer.errors import Cancelled, ExplorerError, StorageError
-from explorer.jobs.state import JobState, StateWriter, process_born, read_state
+from explorer.jobs.checks import STAGE, pending
+from explorer.jobs.state import JobState, StateWriter, process_born, read_state, timings_of
 from explorer.store import Run, write_bytes, write_json
 from explorer.store.files import clear_leftovers, storage_error
 
@@ -32,9 +33,10 @@ _children_lock = threading.Lock()
 
 
 def start(run: Run) -> JobState:
-    """See that a worker is at the run, and return its state; a run that is done or being worked on is left alone."""
+    """See that a worker is at the run, and return its state; a run that is being worked on, or done with nothing asked of it
+    since, is left alone."""
     state = read_state(run.path)
-    if state.active or state.state == "done":
+    if state.active or (state.state == "done" and not pending(run)):
         return state
     (run.path / "cancel").unlink(missing_ok=True)
     try:
@@ -90,12 +92,14 @@ def run_as_worker(run: Run, stages: int, body: Callable[[StateWriter], None]) ->
     import torch
 
     with sole_worker(run.path) as mine:
-        if not mine or read_state(run.path).state == "done":
-            return read_state(run.path)
+        before = read_state(run.path)
+        if not mine or (before.state == "done" and not pending(run)):
+            return before
         clear_leftovers(run.path, lambda pid: pid != os.getpid() and process_born(pid) is not None)
         threads = max(1, usable_cores() - 1)
         torch.set_num_threads(threads)
-        writer = StateWriter(run.path, os.getpid(), stages, threads)
+        known = {name: s for name, s in timings_of(run.path).items() if name != STAGE} if pending(run) else {}
+        writer = StateWriter(run.path, os.getpid(), stages, threads, known)
         try:
             body(writer)
             writer.finish("done")
@@ -105,14 +109,21 @@ def run_as_worker(run: Run, stages: int, body: Callable[[StateWriter], None]) ->
             _last_word(writer, str(error))
         except ExplorerError as error:
             writer.finish("failed", str(error))
-        except MemoryError:
-            writer.finish(
-                "failed", "Expected enough memory; found none left. Close other programs, or ask for fewer queries."
-            )
         except Exception as error:  # noqa: BLE001 - the last line of defense: the reason must reach the page
             traceback.print_exc()
-            writer.finish("failed", f"{type(error).__name__}: {error} (the whole trace is in {run.path / 'log'})")
+            found = f"{type(error).__name__}: {error} (the whole trace is in {run.path / 'log'})"
+            writer.finish("failed", _shortage(run, error) or found)
     return read_state(run.path)
+
+
+def _shortage(run: Run, error: Exception) -> str:
+    """What to ask for instead where memory ran out in the middle of something; else nothing."""
+    from explorer.influence import blocks, method_from
+
+    if not blocks.is_shortage(error):
+        return ""
+    need = blocks.need_of(method_from(run.spec["method"]["name"], run.spec["method"]["settings"]))
+    return f"{need.words(blocks.asked_for(str(error)), blocks.free_bytes(str(error)))} What was computed is kept."
 
 
 def _last_word(writer: StateWriter, reason: str) -> None:

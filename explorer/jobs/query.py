@@ -14,11 +14,12 @@ import pandas as pd
 import safetensors.torch
 from numpy.typing import NDArray
 
-from explorer.contracts import Queries, Target
+from explorer.contracts import Scores, Target
 from explorer.errors import RunError
 from explorer.influence import method_from
 from explorer.jobs.planning import ingredients_of
 from explorer.jobs.subject import subject_of
+from explorer.questions import Classes, Question, question
 from explorer.store import Run, read_json
 
 COLUMNS = (
@@ -54,23 +55,27 @@ def ranking(query: Any, influence: NDArray[np.float32], train: Mapping[str, Any]
     return pd.DataFrame(columns)[list(COLUMNS)]
 
 
-def rank_from_run(run: Run, query_id: str, target: Target) -> pd.DataFrame:
-    """The ranking of one query of a finished run, by its id.
+def rank_from_run(run: Run, query_id: str, target: Target, classes: Classes = None) -> pd.DataFrame:
+    """The ranking of one query of a finished run, by its id; `attrs` holds method, target, classes and unit.
+
+    `classes` are those of a margin or a contrast, by name or number.
 
     Raises:
         RunError: the run is not done, belongs to objects of another process, or has no such query.
+        SettingsError: there is no such target, or its classes are not those of the run.
     """
     if not run.has("memorization.parquet"):
         raise RunError(
             f"Expected a run whose influence and memorization are computed; found {run.key} unfinished. "
             f"Go on with `explorer resume {run.key}`, then export."
         )
-    influence = _influence(run, run.test_row(query_id), target)
+    asked = question(run.meta().classes, target, classes)
+    scores = _scores(run, run.test_row(query_id), asked)
     memorized = run.table("memorization")
     labels = run.table("train")
-    return ranking(
+    table = ranking(
         query_id,
-        influence,
+        scores.values[0].numpy(),
         {
             "id": labels["id"],
             "label": labels["label"],
@@ -79,9 +84,12 @@ def rank_from_run(run: Run, query_id: str, target: Target) -> pd.DataFrame:
             "memorized": memorized["memorized"],
         },
     )
+    named = asked.named(run.meta().classes)
+    table.attrs.update(method=scores.method, target=asked.target, classes=named, unit=scores.unit)
+    return table
 
 
-def _influence(run: Run, row: int, target: Target) -> NDArray[np.float32]:
+def _scores(run: Run, row: int, asked: Question) -> Scores:
     dataset, subject = subject_of(run, ingredients_of(run))
     method = method_from(run.spec["method"]["name"], run.spec["method"]["settings"])
     fitted = method.restore(
@@ -89,6 +97,4 @@ def _influence(run: Run, row: int, target: Target) -> NDArray[np.float32]:
         safetensors.torch.load((run.path / "fitted.safetensors").read_bytes()),
         read_json(run.path / "fitted.json"),
     )
-    scores = fitted.score(Queries(dataset.test, np.array([row], dtype=np.int64), target))
-    influence: NDArray[np.float32] = scores.values[0].numpy()
-    return influence
+    return fitted.score(asked.about(dataset.test, np.array([row], dtype=np.int64)))

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from explorer.contracts import Fitted, Queries
+from explorer.influence.blocks import Need, in_blocks
 from explorer.jobs.extremes import extremes
 
 TOP = 50
@@ -29,6 +30,7 @@ OVERLAP = 10
 """Strongest examples of each sign compared between two methods."""
 ELEMENTS = 32_000_000
 """Scores of one method held in one piece of memory (128 MB); there are two pieces."""
+NEED = Need("the scores of one query", remedy="Close other programs, or choose a method that needs less.")
 
 Kept = dict[str, NDArray[Any]]
 """What is kept of queries but the rows, by name, `[query, ...]` each."""
@@ -42,6 +44,7 @@ def score_blocks(
     """Score block after block and finish each, in order; `train` is the number of training examples.
 
     While the methods score some queries, one more thread keeps what counts of those before and finishes their block.
+    Where memory does not suffice for as many queries at once, there are fewer (see `blocks.in_blocks`).
     """
     scorer = _Scorer([fitted] if second is None else [fitted, second], train, seed)
     step = max(1, ELEMENTS // train)
@@ -50,12 +53,12 @@ def score_blocks(
         for block, finish in blocks:
             count = len(block.rows)
             kept, levels = _room(count, train), np.empty((count, train), dtype=np.int8)
-            for start in range(0, count, step):
-                part = slice(start, start + step)
-                looks = scorer.looks(Queries(block.examples, block.rows[part], block.target))
+            for part, looks in in_blocks(count, step, partial(scorer.part, block), NEED, scorer.forget):
                 if before is not None:
                     before.result()
-                then = partial(finish, kept, levels) if start + step >= count else None
+                if part.stop < count:
+                    step = min(step, part.stop - part.start)  # what did not fit here will not fit in the next block
+                then = partial(finish, kept, levels) if part.stop >= count else None
                 here = {name: values[part] for name, values in kept.items()}
                 before = keeper.submit(_keep_all, looks, here, levels[part], then)
         if before is not None:
@@ -90,19 +93,25 @@ class _Scorer:
         self._sample = torch.from_numpy(np.sort(np.random.default_rng(seed).permutation(train)[:AGREEMENT_SAMPLE]))
         self._pieces = [torch.empty(len(methods), 0, train) for _ in range(2)]
 
-    def looks(self, queries: Queries) -> list[_Look]:
-        """The scores by each method."""
+    def part(self, block: Queries, part: slice) -> list[_Look]:
+        """The scores of some of a block's queries by each method; where it fails, what was said before stays valid."""
+        queries = block.block(part)
         count = len(queries.rows)
-        self._pieces.reverse()
-        methods, held, train = self._pieces[0].shape
+        methods, held, train = self._pieces[1].shape
         if held < count:
-            self._pieces[0] = torch.empty(methods, count, train)
+            self._pieces[1] = torch.empty(methods, count, train)
         looks = []
-        for method, piece in zip(self._methods, self._pieces[0], strict=True):
+        for method, piece in zip(self._methods, self._pieces[1], strict=True):
             scores = piece[:count]
             method.score(queries, out=scores)
             looks.append(_Look(scores.numpy(), scores.index_select(1, self._sample).numpy()))
+        self._pieces.reverse()
         return looks
+
+    def forget(self) -> None:
+        """Memory is short: give back the piece that was to be filled."""
+        methods, _, train = self._pieces[1].shape
+        self._pieces[1] = torch.empty(methods, 0, train)
 
 
 def _room(count: int, train: int) -> Kept:

@@ -20,6 +20,7 @@ Word = Literal["queued", "running", "done", "cancelled", "failed", "interrupted"
 ACTIVE: tuple[Word, ...] = ("queued", "running")
 WRITE_EVERY = 0.25
 """Seconds between two writes of the state file."""
+ENDED = "Its log is empty: it was ended from outside, as the system does where memory runs out."
 LOG_TAIL = 600
 """Characters of the log shown as the reason of a worker that died without a word."""
 
@@ -86,6 +87,12 @@ def read_state(path: Path) -> JobState:
     return told
 
 
+def timings_of(path: Path) -> Mapping[str, float]:
+    """Seconds by stage of the last worker that wrote a state, whoever is at the run by now."""
+    told = _read(path / "state.json")
+    return {} if told is None else told.timings
+
+
 def _read(path: Path) -> JobState | None:
     if not path.exists():
         return None
@@ -99,22 +106,33 @@ def _read(path: Path) -> JobState | None:
 
 def _tail(log: Path) -> str:
     text = log.read_text(errors="replace").strip() if log.exists() else ""
-    return f"The end of its log: {text[-LOG_TAIL:]}" if text else "Its log is empty."
+    return f"The end of its log: {text[-LOG_TAIL:]}" if text else ENDED
 
 
 class StateWriter:
-    """The worker's pen: call it as a progress callback; it writes a few times a second and obeys a cancel request."""
+    """The worker's pen: call it as a progress callback; it writes a few times a second and obeys a cancel request.
 
-    def __init__(self, path: Path, pid: int, stages: int, threads: int) -> None:
+    `timings` are those of stages that were done before: looking at what they wrote does not replace them.
+    """
+
+    def __init__(
+        self, path: Path, pid: int, stages: int, threads: int, timings: Mapping[str, float] | None = None
+    ) -> None:
+        self._before = dict(timings or {})
         self._path = path
         now = time.time()
         self._state = JobState(
-            "running", stages=stages, pid=pid, born=process_born(pid) or now, started=now, updated=now, threads=threads
-        )
+            "running", stages=stages, pid=pid, born=process_born(pid) or now, started=now, updated=now, threads=threads,
+            timings=self._before,
+        )  # fmt: skip
         self._stage_began = self._counting_began = now
         self._counted_from = self._total = 0
         self._written = 0.0
         self._write()
+
+    def expect(self, stages: int) -> None:
+        """How many stages this job has, where that is known better than at its start."""
+        self._state = replace(self._state, stages=stages)
 
     def stage(self, name: str) -> None:
         """Begin the next stage."""
@@ -161,7 +179,7 @@ class StateWriter:
 
     def _close_stage(self, now: float) -> None:
         if self._state.stage:
-            timings = {**self._state.timings, self._state.stage: round(now - self._stage_began, 3)}
+            timings = {**self._state.timings, self._state.stage: round(now - self._stage_began, 3), **self._before}
             self._state = replace(self._state, timings=timings)
 
     def _obey(self) -> None:

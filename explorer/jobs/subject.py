@@ -109,9 +109,7 @@ def outputs_of(dataset: Dataset) -> int:
     return len(dataset.classes) if dataset.task == "classification" else 1
 
 
-def make_subject(
-    model: nn.Module, dataset: Dataset, weight_decay: float, training: Training | None = None
-) -> Subject:
+def make_subject(model: nn.Module, dataset: Dataset, weight_decay: float, training: Training | None = None) -> Subject:
     """Bind model and training examples, after one batch has shown that they fit each other.
 
     Raises:

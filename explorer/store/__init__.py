@@ -4,7 +4,7 @@ Knows names and formats of files, not how their content was computed; never impo
 """
 
 from explorer.store.files import bundle, read_json, write_array, write_bundle, write_bytes, write_json, write_table
-from explorer.store.places import create, find, key_of, list_runs, runs_root
+from explorer.store.places import create, find, key_of, list_runs, runs_root, same_subject, subject_of
 from explorer.store.run import Meta, Row, Run, TopList
 
 __all__ = [
@@ -19,6 +19,8 @@ __all__ = [
     "list_runs",
     "read_json",
     "runs_root",
+    "same_subject",
+    "subject_of",
     "write_array",
     "write_bundle",
     "write_bytes",

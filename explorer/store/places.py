@@ -20,6 +20,8 @@ from explorer.store.run import Run
 
 ENVIRONMENT = "EXPLORER_RUNS"
 KEY_LENGTH = 12
+SUBJECT = ("source", "model", "recipe", "seed")
+"""Parts of a spec that say what is explained; the others say how, and how much of it."""
 
 
 def runs_root(folder: str | Path | None = None) -> Path:
@@ -29,7 +31,7 @@ def runs_root(folder: str | Path | None = None) -> Path:
 
 def key_of(spec: RunSpec) -> str:
     """The run's name: 12 hex digits of the hash of the canonical JSON. File paths do not count, file contents do."""
-    canonical = json.dumps(_without_paths(asdict(spec)), sort_keys=True, separators=(",", ":"))
+    canonical = json.dumps(_without_paths(_told(spec)), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:KEY_LENGTH]
 
 
@@ -47,7 +49,7 @@ def create(root: Path, spec: RunSpec) -> Run:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise storage_error(error, path) from error
-    write_json(path / "spec.json", asdict(spec))
+    write_json(path / "spec.json", _told(spec))
     return Run.at(path)
 
 
@@ -83,6 +85,38 @@ def find(root: Path, name: str, *, paths: bool = True) -> Run:
     raise RunError(
         f"Expected a run named {name!r} in {root}; found {known}. See `explorer runs`, or make one with `explorer demo`."
     )
+
+
+def subject_of(run: Run) -> str:
+    """What a run explains, as a hash: equal for runs that agree in source, model, recipe and seed, whatever their method.
+
+    File paths do not count, file contents do. For objects in memory the model's part is the key of the subject.
+    """
+    asked = {name: run.spec.get(name) for name in SUBJECT}
+    canonical = json.dumps(_without_paths(asked), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def same_subject(run: Run) -> list[Run]:
+    """Other runs in the folder of `run` that explain the same subject by another method (or settings), newest first.
+
+    Reads the spec of every run there; what cannot be read as a run of this format is left out.
+    """
+    subject, found = subject_of(run), []
+    for path in list_runs(run.path.parent):
+        try:
+            other = Run.at(path)
+        except RunError:
+            continue
+        if other.spec.get("method") != run.spec.get("method") and subject_of(other) == subject:
+            found.append(other)
+    return found
+
+
+def _told(spec: RunSpec) -> dict[str, Any]:
+    """A spec as JSON; evidence that is not asked for is left out, so that runs keep the names they had before it."""
+    told = asdict(spec)
+    return told if spec.evidence else {name: value for name, value in told.items() if name != "evidence"}
 
 
 def _without_paths(value: Any) -> Any:

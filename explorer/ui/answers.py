@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +18,12 @@ from numpy.typing import NDArray
 
 from explorer.contracts import MEASURE_UNIT, ImagePreview, Target
 from explorer.fidelity import query_noise, verdict
-from explorer.store import Meta, Run, TopList
+from explorer.jobs import checks
+from explorer.store import Meta, Run, TopList, read_json
 from explorer.store.run import Split
 from explorer.ui import columns, load, wire
 from explorer.ui.columns import Columns
+from explorer.ui.views import evidence
 from explorer.ui.views.card import Face, Query, Trust, Value
 from explorer.ui.views.gallery import Tile
 
@@ -169,6 +173,22 @@ def trust(run: Run, row: int, target: Target, top: TopList) -> Trust:
         unit=unit(run, target),
         verdict="alone" if alone else verdict(top.agreement, top.overlap, noise, strongest),
         train=meta.train,
+        checked="" if (found := checked(run)) is None else evidence.short(found),
+        repeats="" if (repeated := checks.found(run)) is None else repeated.short,
+        rough=repeated is not None and repeated.rough,
+    )
+
+
+def checked(run: Run) -> evidence.Checked | None:
+    """What retrainings say of the run's scores; None where none were asked for, or not yet done."""
+    return _checked(str(run.path)) if run.has("evidence.json") else None
+
+
+@lru_cache(maxsize=32)
+def _checked(path: str) -> evidence.Checked:
+    told = read_json(Path(path) / "evidence.json")
+    return evidence.Checked(
+        **{field.name: told[field.name] for field in fields(evidence.Checked) if field.name in told}
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import streamlit as st
@@ -9,7 +10,7 @@ import streamlit as st
 from explorer.contracts import Layout, Target
 from explorer.store import Run
 from explorer.ui import answers, facets, fallback, load, scatter, selected, state
-from explorer.ui.parts import about, compare, drawer, edit, matrix, special, table
+from explorer.ui.parts import about, compare, contrast, drawer, edit, exact, matrix, methods, special, table
 from explorer.ui.views.words import as_markdown
 
 LIST_HEIGHT, MAP_HEIGHT = 830, 640
@@ -45,8 +46,11 @@ def _waiting(run: Run) -> None:
 
 
 def _picked(run: Run, query: int, target: Target) -> None:
+    traced = any(exact.concerns(run, *at) for at in ((state.get("query"), state.get("target")), (query, target)))
+    traced |= state.get(selected.WHY) is not None  # the panel's galleries are not those that the browser draws
     selected.select(run, query, target)
-    if state.get("webgl", True) and state.get("part") == selected.PARTS[0] and state.get("inspected") is None:
+    answered = state.get("part") == selected.PARTS[0] and state.get("inspected") is None and not traced
+    if state.get("webgl", True) and answered:
         return  # the browser has drawn the answer itself
     st.rerun("panel" if state.get("webgl", True) else ["panel", "map"])
 
@@ -187,12 +191,29 @@ def _panel(run: Run) -> None:
         edit.show(run, query, target, picked, inspected)
     elif part == "Classes":
         matrix.show(run, picked, inspected, lambda chosen: _filtered(run, chosen))
+    elif part == "Methods":
+        methods.show(
+            run, state.get("against"), query, target, picked, inspected, lambda name: selected.oppose(run, name)
+        )
     elif part == "Table":
         table.show(run, query, target, shown, chosen)
     elif part == "About":
         about.show(run, target)
     else:
-        _answer(run, ("galleries",))
+        _answers(run, query, target, picked, inspected)
+
+
+def _answers(
+    run: Run, query: int, target: Target, picked: Callable[[int, Target], None], inspected: Callable[[int], None]
+) -> None:
+    """The galleries, or what was asked for in their place."""
+    if contrast.show(run, query, target, picked, inspected):
+        return
+    with st.container(horizontal=not exact.concerns(run, query, target)):
+        contrast.offer(run)
+        if exact.show(run, query, target, picked, inspected):
+            return
+    _answer(run, ("galleries",))
 
 
 def _parts(run: Run) -> list[str]:

@@ -100,6 +100,7 @@ def headline_facts(run: Run, table: pd.DataFrame, numbers: dict[str, Any]) -> vi
         method=str(run.spec["method"]["name"]),
         damping=float(stats["damping"]) if "damping" in stats else None,
         damping_rule=str(stats.get("damping_rule", "")),
+        own_by=str(numbers.get("self_influence_by", "")),
     )
 
 

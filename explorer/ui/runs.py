@@ -12,7 +12,7 @@ import streamlit as st
 from explorer import jobs
 from explorer.errors import ExplorerError
 from explorer.store import Run, runs_root
-from explorer.ui import load
+from explorer.ui import load, start
 from explorer.ui.views import runs as views
 from explorer.ui.views.runs import Entry
 from explorer.ui.views.words import as_markdown
@@ -43,23 +43,26 @@ def show() -> None:
         _list(now)
 
     live()
+    start.show(expanded=False)
     _how_to_start()
 
 
 def _nothing() -> None:
     st.title("No runs yet")
     st.markdown(
-        f"Runs are kept in one folder, now `{runs_root()}`. Make the first one in a terminal, then reload this page:"
+        f"Runs are kept in one folder, now `{runs_root()}`. Make the first one below, or in a terminal, then reload this page:"
     )
     st.code("explorer demo", language="bash")
+    start.show(expanded=False)
     _how_to_start()
 
 
 def _how_to_start() -> None:
-    st.markdown("**Start a run** in a terminal: on a data set that is built in, or on arrays of your own")
+    st.markdown("**In a terminal** you can start the same, and runs with a model of your own")
     st.code(
         "explorer run --data digits            # or breast-cancer, wine\n"
         "explorer run --data my-arrays.npz     # x_train, y_train, x_test, y_test\n"
+        "explorer methods                      # what --method can be, and what can be --set\n"
         "explorer run --help",
         language="bash",
     )

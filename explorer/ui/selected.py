@@ -1,7 +1,7 @@
 """What is the reader looking at on the Explore page? Taken from the address, put into it, and shared with the browser.
 
-Query, target, map, color, filter, selection, the inspected training example, the pinned prediction and the panel's
-part. Examples are named by id in the address and by row in the session. Nothing from an address or a browser is
+Query, target, map, color, filter, selection, the inspected training example, the pinned prediction, the panel's part,
+the two classes compared and the run of another method that it compares with. Examples are named by id in the address and by row in the session. Nothing from an address or a browser is
 trusted: what does not fit the run is left out, and `follow` says so.
 """
 
@@ -13,14 +13,18 @@ from typing import Any, TypeVar, cast
 
 from explorer.contracts import TARGETS, Target
 from explorer.shown import Filter, Selection
-from explorer.store import Run
+from explorer.store import Run, same_subject
 from explorer.ui import answers, load, state
 
 Name = TypeVar("Name", bound=str)
 COLORS = ("influence", "label", "prediction", "outcome", "self-influence", "split")
-PARTS = ("Answer", "Selection", "Compare", "Edit", "Classes", "Table", "About")
+PARTS = ("Answer", "Selection", "Compare", "Edit", "Classes", "Methods", "Table", "About")
 VIEW = {"filter": Filter(), "color": COLORS[0], "selection": None, "inspected": None, "pinned": None}
 """What the browser may change besides query and target, as it is in a fresh session."""
+
+
+WHY = "why"
+"""The two classes that the Answer part compares, (P, Q) or None: in the address as numbers, such as why=8-3."""
 
 
 def follow(run: Run) -> list[str]:
@@ -43,6 +47,8 @@ def follow(run: Run) -> list[str]:
     pinned = _test_row(run, said.get("pin"), missing)
     state.put("pinned", None if pinned is None else (pinned, _one_of(TARGETS, said.get("pin-target"))))
     state.put("part", _one_of(PARTS, said.get("part")))
+    state.put(WHY, _two_classes(run, said.get(WHY)))
+    state.put("against", _against(run, said.get("against"), missing))
     layouts = run.layouts()
     state.put("layout", said["map"] if said.get("map") in layouts else layouts[-1])
     state.put("shown-run", run.key)
@@ -60,6 +66,8 @@ def write(run: Run) -> None:
         "filter": state.get("filter").text(),
         "select": "" if state.get("selection") is None else state.get("selection").text(),
         "part": "" if state.get("part") == PARTS[0] else state.get("part"),
+        "against": state.get("against") or "",
+        WHY: "-".join(str(number) for number in state.get(WHY) or ()),
     }
     if state.get("inspected") is not None:
         optional["row"] = load.train_columns(run).ids.at([state.get("inspected")])[0]
@@ -70,7 +78,9 @@ def write(run: Run) -> None:
 
 
 def select(run: Run, query: int, target: Target) -> None:
-    """Make a test row and a target the selection."""
+    """Make a test row and a target the selection; which classes are compared is a question about one prediction."""
+    if query != state.get("query"):
+        state.put(WHY, None)
     state.put("query", query)
     state.put("target", target)
     write(run)
@@ -79,6 +89,18 @@ def select(run: Run, query: int, target: Target) -> None:
 def inspect(run: Run, row: int | None) -> None:
     """Open the drawer on a training row, or close it."""
     state.put("inspected", row)
+    write(run)
+
+
+def oppose(run: Run, other: str) -> None:
+    """Compare with the run of this name; None in the state stands for the newest that fits."""
+    state.put("against", other)
+    write(run)
+
+
+def compare_classes(run: Run, why: tuple[int, int] | None) -> None:
+    """Ask why the first class rather than the second; None stops comparing."""
+    state.put(WHY, why)
     write(run)
 
 
@@ -128,6 +150,15 @@ def _fits(row: object, size: int) -> bool:
     return isinstance(row, int) and not isinstance(row, bool) and 0 <= row < size
 
 
+def _two_classes(run: Run, said: str | None) -> tuple[int, int] | None:
+    """Two different classes of the run by number, as in the address."""
+    parts = (said or "").split("-")
+    if len(parts) != 2 or not all(part.isdecimal() and len(part) < 10 for part in parts):
+        return None
+    first, second = (int(part) for part in parts)
+    return (first, second) if first != second and max(first, second) < len(load.meta(run).classes) else None
+
+
 def _test_row(run: Run, name: str | None, missing: list[str]) -> int | None:
     row = None if name is None else answers.query_by_id(run, name)
     if name is not None and row is None:
@@ -145,6 +176,13 @@ def _train_row(run: Run, name: str | None, missing: list[str]) -> int | None:
         missing.append(f"This run has no training example {name!r}; ids look like {', '.join(ids.head(3))}.")
         return None
     return int(cast(int, found.index[0]))
+
+
+def _against(run: Run, name: str | None, missing: list[str]) -> str | None:
+    if name is None or any(other.key == name for other in same_subject(run)):
+        return name
+    missing.append(f"No run {name!r} here explains the same model and data by another method.")
+    return None
 
 
 def _test_id(run: Run, query: int) -> str:

@@ -17,6 +17,7 @@ from explorer.errors import RunError, SettingsError
 from explorer.jobs import asking, helper
 from explorer.jobs.asking import Answer, ask
 from explorer.jobs.planning import Request, ingredients_of
+from explorer.jobs.query import rank_from_run
 from explorer.sources.edited import Edit
 from explorer.store import Run, TopList, read_json, write_json
 from tests.conftest import compute
@@ -198,7 +199,9 @@ def test_mistakes_in_a_question_are_sentences(bare_wine: Run, bare_digits: Run) 
     rows = bare_wine.meta().test
     with pytest.raises(SettingsError, match=rf"Expected a test row in 0\.\.{rows - 1}; found {rows}"):
         ask(bare_wine, rows, "label")
-    with pytest.raises(SettingsError, match="Expected target to be one of label, prediction; found 'moon'"):
+    with pytest.raises(
+        SettingsError, match="Expected target to be one of label, prediction, margin, contrast; found 'moon'"
+    ):
         ask(bare_wine, 0, "moon")  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match=r"found 'alcoholic'\. Near names: alcohol"):
         ask(bare_wine, 0, "label", Edit(values={"alcoholic": 1.0}))
@@ -260,3 +263,23 @@ def test_whoever_only_asks_loads_no_torch() -> None:
     code = "import sys; from explorer.jobs import asking; print('torch' in sys.modules, 'streamlit' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["False", "False"]
+
+
+def test_margins_and_contrasts_are_what_the_whole_method_says(wine: Run) -> None:
+    """No run stores them: the warm worker against the fitted method in this process."""
+    query = int(wine.plan("label")[0])
+    name = str(wine.table("queries").set_index("row").loc[query, "id"])
+    for target, classes in (("contrast", (2, 0)), ("contrast", (0, 2)), ("margin", (1,)), ("margin", ())):
+        answer = ask(wine, query, target, classes=classes)
+        ranked = rank_from_run(wine, name, target, classes)
+        towards = ranked[ranked["influence"] > 0].head(10)
+        np.testing.assert_array_equal(answer.top.towards[: len(towards)], towards["row"])
+        np.testing.assert_allclose(answer.top.towards_influence[: len(towards)], towards["influence"], rtol=1e-4)
+        assert (answer.target, answer.classes) == (target, classes)
+        assert np.isfinite(answer.top.agreement)
+    with pytest.raises(SettingsError, match="two different classes for a contrast"):
+        ask(wine, query, "contrast", classes=(1, 1))
+    with pytest.raises(SettingsError, match=r"in 0\.\.2; found 3"):
+        ask(wine, query, "margin", classes=(3,))
+    with pytest.raises(SettingsError, match="two classes, P and Q"):
+        ask(wine, query, "contrast")

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from explorer.ui.views.words import percent, plain, safe, signed
 
+ROUGH = "Trained again with a little different luck, a removal does something else: trust groups, not single examples."
+
 
 @dataclass(frozen=True)
 class Value:
@@ -44,7 +46,11 @@ class Query:
 
 @dataclass(frozen=True)
 class Trust:
-    """Evidence under an answer: method and sizes in words, second opinion, noise, and what is to be said about it."""
+    """Evidence under an answer: method and sizes in words, second opinion, noise, and what is to be said about it.
+
+    `checked` says what retrainings found, where there were some, and `repeats` how far small removals repeat; `rough` that
+    they do not, so that nobody can know what removing single examples does.
+    """
 
     method: str
     agreement: float
@@ -54,6 +60,9 @@ class Trust:
     unit: str
     verdict: str
     train: int
+    checked: str = ""
+    repeats: str = ""
+    rough: bool = False
 
 
 def query_card(query: Query) -> str:
@@ -82,6 +91,8 @@ def trust_line(trust: Trust) -> str:
         "alone": ("?", "No second method to compare with."),
     }
     mark, sentence = words[trust.verdict]
+    if trust.rough:
+        mark, sentence = "≈", f"{sentence} {ROUGH}"
     parts = [safe(trust.method), f"{trust.train:,} training examples"]
     if trust.verdict != "alone":
         parts.append(f"rank agreement {trust.agreement:.2f}, {round(20 * trust.overlap)} of the 20 strongest shared")
@@ -91,6 +102,7 @@ def trust_line(trust: Trust) -> str:
         else "noise not logged for this question"
     )
     parts.append(f"strongest {plain(trust.strongest)}, {noise}")
+    parts[1:1] = [safe(part) for part in (trust.checked, trust.repeats) if part]
     return (
         f'<p class="ix-trust" role="note"><strong><span aria-hidden="true">{mark}</span> {sentence}</strong> '
         f'<span class="ix-quiet">{" · ".join(parts)}</span></p>'

@@ -12,7 +12,8 @@ class Headline:
     """The answer in numbers. `damping` is None where the method has none; `epochs` is 0 without a training log.
 
     `high`, of which `useful`, `harmful` and the rest unclear, have a high self-influence; `both` of them are flagged.
-    `chance` is how many of `high` the noise band lets through when none has an effect.
+    `chance` is how many of `high` the noise band lets through when none has an effect; `own_by` names the method of the
+    self-influence where it is not `method`.
     """
 
     flagged: int
@@ -27,6 +28,7 @@ class Headline:
     method: str
     damping: float | None
     damping_rule: str
+    own_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,9 +96,10 @@ def _effect(facts: Headline) -> str:
 
 def _basis(facts: Headline) -> str:
     rule = f"more than 3 robust deviations above {facts.group}"
+    own = f"Self-influence (by {safe(facts.own_by)})" if facts.own_by else "Self-influence"
     if facts.epochs:
         return (
-            f"The flag rests on the training log: loss summed over {facts.epochs:,} epochs (CSL), {rule}. Self-influence is "
+            f"The flag rests on the training log: loss summed over {facts.epochs:,} epochs (CSL), {rule}. {own} is "
             f"a second measurement, so the two can differ: {facts.both:,} examples are high in both."
         )
     return f"The flag rests on self-influence, {rule}: this run has no training log."
