@@ -19,11 +19,11 @@ from explorer.errors import SettingsError
 from explorer.influence import kronecker
 from explorer.influence.blocks import says_what_fits
 from explorer.influence.curvature_products import Curvature
+from explorer.influence.damping import Damping
 from explorer.influence.directional import FittedInverse, Rows, contract, query_rows, train_rows
 from explorer.influence.factors import weighted_squares
 from explorer.influence.gauss_newton import RELATIVE_DAMPING
 from explorer.influence.iterative import at_damping, check_sample, parts, sampled, shift_of
-from explorer.influence.kronecker import Damping
 from explorer.influence.lanczos import eigenpairs
 from explorer.influence.layers import Layers
 from explorer.influence.separable import Separable

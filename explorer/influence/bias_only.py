@@ -21,8 +21,8 @@ from explorer.errors import DataError
 from explorer.influence import projection
 from explorer.influence.backward import check_finite
 from explorer.influence.blocks import in_blocks, says_what_fits
+from explorer.influence.damping import Damping
 from explorer.influence.gradients import BATCH, ONE_FORWARD, asked_of, targets_of
-from explorer.influence.kronecker import Damping
 from explorer.influence.layers import PROBED, check_outputs, check_steady, evaluation
 from explorer.loading import as_model_input
 from explorer.objectives import measure_unit

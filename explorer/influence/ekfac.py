@@ -17,6 +17,8 @@ from explorer.contracts import Fitted, Progress, Subject, silent
 from explorer.errors import SettingsError
 from explorer.influence import kronecker
 from explorer.influence.blocks import says_what_fits
+from explorer.influence.damping import Damping
+from explorer.influence.fisher import Fisher
 
 RELATIVE_DAMPING = 0.1
 """Damping as a share of the mean eigenvalue: won or tied among fixed rules on every problem measured so far."""
@@ -41,7 +43,7 @@ class EKFAC:
     name: ClassVar[str] = "ekfac"
 
     def __post_init__(self) -> None:
-        kronecker.Damping(self.damping, self.relative_damping)
+        Damping(self.damping, self.relative_damping)
         if self.layers is not None:
             object.__setattr__(self, "layers", kronecker.names(self.layers))
         if self.rank is not None and self.rank < 1:
@@ -58,12 +60,12 @@ class EKFAC:
         """
         began = time.perf_counter()
         found = kronecker.find(subject, self.layers)
-        fisher = kronecker.Fisher(subject, found)
+        fisher = Fisher(subject, found)
         axes = fisher.axes(progress)
         halfway = time.perf_counter()
         eigenvalues = fisher.corrected(axes.basis, progress)
         seconds = {"factors": halfway - began, "eigenvalues": time.perf_counter() - halfway}
-        damping = kronecker.Damping(self.damping, self.relative_damping)
+        damping = Damping(self.damping, self.relative_damping)
         return kronecker.fitted(self.name, subject, found, fisher, axes.basis, eigenvalues, damping, self.rank, seconds)
 
     def restore(self, subject: Subject, tensors: Mapping[str, Tensor], stats: Mapping[str, Any]) -> Fitted:

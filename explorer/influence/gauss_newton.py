@@ -23,6 +23,7 @@ from explorer.errors import SettingsError
 from explorer.influence import factors, kernels, kronecker
 from explorer.influence.backward import block_size, need_of, traces
 from explorer.influence.blocks import Need, in_blocks, says_what_fits, whole
+from explorer.influence.damping import Damping
 from explorer.influence.directional import Rows, check_gradients, contract, query_rows, train_rows
 from explorer.influence.layers import Layers
 from explorer.objectives import measure_unit
@@ -59,7 +60,7 @@ class GaussNewton:
     name: ClassVar[str] = "gauss-newton"
 
     def __post_init__(self) -> None:
-        kronecker.Damping(self.damping, self.relative_damping)
+        Damping(self.damping, self.relative_damping)
         if self.layers is not None:
             object.__setattr__(self, "layers", kronecker.names(self.layers))
         if self.columns < 1:
@@ -83,7 +84,7 @@ class GaussNewton:
         kept, held = loudest.enough(self.share)
         n = len(subject.train)
         mean = loudest.total / n / found.size
-        damping = kronecker.Damping(self.damping, self.relative_damping)
+        damping = Damping(self.damping, self.relative_damping)
         gram = kernels.products(kept, kept).double()
         factor = _factor(gram, n, subject.weight_decay, damping.of(mean))
         stats = {
@@ -298,7 +299,7 @@ def _factor(gram: Tensor, n: int, decay: float, damping: float) -> Tensor:
         raise SettingsError(
             f"Expected an invertible curvature; found a singular one at damping {damping:g} and weight decay {decay:g}: "
             "there are directions in which no example curves the loss. "
-            f"{kronecker.Damping.remedy(float(gram.diagonal().sum()))}"
+            f"{Damping.remedy(float(gram.diagonal().sum()))}"
         )
     lower: Tensor = factor.mT.contiguous().mT  # columns first in memory, as after a file
     return lower

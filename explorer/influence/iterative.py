@@ -20,8 +20,8 @@ from torch import Tensor
 from explorer.contracts import MEASURE_UNIT, Progress, Queries, Scores, Subject, silent
 from explorer.errors import SettingsError
 from explorer.influence.curvature_products import Curvature
+from explorer.influence.damping import Damping
 from explorer.influence.directional import Basis, FittedInverse, Kept, example_rows
-from explorer.influence.kronecker import Damping
 from explorer.influence.layers import Layers
 
 VECTOR_ELEMENTS = 2**24

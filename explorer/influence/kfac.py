@@ -17,7 +17,9 @@ from explorer.contracts import Fitted, Progress, Subject, silent
 from explorer.errors import SettingsError
 from explorer.influence import kronecker
 from explorer.influence.blocks import says_what_fits
+from explorer.influence.damping import Damping
 from explorer.influence.ekfac import RELATIVE_DAMPING
+from explorer.influence.fisher import Fisher
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class KFAC:
     name: ClassVar[str] = "kfac"
 
     def __post_init__(self) -> None:
-        kronecker.Damping(self.damping, self.relative_damping)
+        Damping(self.damping, self.relative_damping)
         if self.layers is not None:
             object.__setattr__(self, "layers", kronecker.names(self.layers))
         if self.rank is not None and self.rank < 1:
@@ -53,11 +55,11 @@ class KFAC:
         """
         began = time.perf_counter()
         found = kronecker.find(subject, self.layers)
-        fisher = kronecker.Fisher(subject, found)
+        fisher = Fisher(subject, found)
         axes = fisher.axes(progress)
         eigenvalues = [torch.outer(d, a) for d, a in zip(axes.pulls, axes.inputs, strict=True)]
         seconds = {"factors": time.perf_counter() - began}
-        damping = kronecker.Damping(self.damping, self.relative_damping)
+        damping = Damping(self.damping, self.relative_damping)
         return kronecker.fitted(self.name, subject, found, fisher, axes.basis, eigenvalues, damping, self.rank, seconds)
 
     def restore(self, subject: Subject, tensors: Mapping[str, Tensor], stats: Mapping[str, Any]) -> Fitted:

@@ -20,6 +20,7 @@ from explorer.errors import SettingsError
 from explorer.influence import kronecker
 from explorer.influence.blocks import says_what_fits
 from explorer.influence.curvature_products import Curvature
+from explorer.influence.damping import Damping
 from explorer.influence.gauss_newton import RELATIVE_DAMPING
 from explorer.influence.iterative import (
     FittedIterative,
@@ -34,7 +35,6 @@ from explorer.influence.iterative import (
     share,
     shift_of,
 )
-from explorer.influence.kronecker import Damping
 
 POWER_STEPS = 10
 """Steps of the power iteration on each batch: its answer is then within a half of the largest eigenvalue, which is all

@@ -22,9 +22,10 @@ from explorer.errors import SettingsError
 from explorer.influence import directional, factors, kronecker, projection
 from explorer.influence.backward import Trace, block_size, check_finite, need_of, traces
 from explorer.influence.blocks import says_what_fits, whole
+from explorer.influence.damping import Damping
 from explorer.influence.directional import Rows
+from explorer.influence.fisher import Fisher
 from explorer.influence.gradients import targets_of
-from explorer.influence.kronecker import Damping
 from explorer.influence.layers import Layers
 from explorer.influence.projection import Sides
 from explorer.influence.tracin import square_norms
@@ -128,7 +129,7 @@ class LoGra:
     def _sides(self, subject: Subject, found: Layers, progress: Progress) -> Sides:
         like = next(subject.model.parameters())
         if self.basis == "pca":
-            axes = kronecker.Fisher(subject, found).axes(progress).basis
+            axes = Fisher(subject, found).axes(progress).basis
             inputs = [Q[:, -self.rank :] for Q in axes.inputs]  # eigenvalues ascend
             pulls = [Q[:, -self.rank :] for Q in axes.pulls]
         else:

@@ -19,7 +19,9 @@ from explorer.influence import kronecker
 from explorer.influence.blocks import says_what_fits
 from explorer.influence.conjugate_gradient import conjugate_gradient
 from explorer.influence.curvature_products import Curvature
+from explorer.influence.damping import Damping
 from explorer.influence.directional import Basis
+from explorer.influence.fisher import Fisher
 from explorer.influence.gauss_newton import RELATIVE_DAMPING
 from explorer.influence.iterative import (
     FittedIterative,
@@ -33,7 +35,7 @@ from explorer.influence.iterative import (
     sampled,
     shift_of,
 )
-from explorer.influence.kronecker import Damping, Diagonal
+from explorer.influence.kronecker import Diagonal
 
 POWER = 0.5
 """Of EK-FAC's inverse as a preconditioner. Whole, it helps the first steps and hinders the later ones, where layers that it
@@ -82,7 +84,7 @@ class Refine:
         """
         began = time.perf_counter()
         found = kronecker.find(subject, self.layers)
-        fisher = kronecker.Fisher(subject, found)
+        fisher = Fisher(subject, found)
         basis = fisher.axes(progress).basis
         eigenvalues = fisher.corrected(basis, progress)
         mean = float(sum(values.sum() for values in eigenvalues)) / found.size

@@ -48,11 +48,9 @@ LIMIT = 12.0
 """Seconds after which a sample is given up, where the method listens; no share is larger."""
 WARMING, SMALLEST = 16, 64
 """Training examples of the sample that pays for first calls, and of the first that counts."""
-GROWTH = 4
-"""The next sample has as many times more rows, or as many as there is time for; the second one half as many, before it is
-known what does not grow."""
-LEAST_GROWTH = 1.5
-"""A sample that is not larger by that much tells nothing new."""
+GROWTH, LEAST_GROWTH = 4, 1.5
+"""The next sample has as many times more rows, or as many as there is time for (one that is not larger by the least tells
+nothing new); the second one half as many, before it is known what does not grow."""
 AGAIN = 0.05
 """What takes fewer seconds is timed twice, and the shorter time taken."""
 FEW_QUERIES = 16
@@ -65,8 +63,8 @@ PLAIN, PLAIN_ROWS = ("predictions", "map", "neighbors"), (WARMING, 256, 1024)
 """Stages that are the same for every method, and the rows that they are timed on."""
 WARMING_DIRECTIONS = 8
 """Weighted sums of queries in the first calls, which need not be as many as in a job."""
-PATIENCE = 0.3
-"""Seconds that the scores of a first sample may take for a whole block to be tried."""
+PATIENCE = 0.5
+"""Seconds of computing that the scores of a first sample may take for a whole block to be tried."""
 
 
 class TooLongError(Exception):
@@ -256,9 +254,11 @@ class _Trial:
         asked = min(self.queries, found.queries if found.queries > 1 else FEW_QUERIES)
         taken = self.timed("scores", n, lambda: _scores(fitted, second, data, n, asked))
         if "scores" in found.first and found.queries == 1:
-            found.queries = asked
-            if self.queries > asked and taken.computed * min(self.queries, BLOCK) / asked < PATIENCE:
-                found.queries = min(self.queries, BLOCK)
+            found.queries, block, few = asked, min(self.queries, BLOCK), max(1, asked // 4)
+            fewer = _noted(found, "scores", lambda: _scores(fitted, second, data, n, few))
+            each = max(0.0, taken.computed - fewer.computed) / max(1, asked - few)  # the rest is by the call
+            if block > asked and taken.computed + each * (block - asked) < PATIENCE:
+                found.queries = block
                 found.points["scores"].pop()
                 self.timed("scores", n, lambda: _scores(fitted, second, data, n, found.queries))
         self.compared(fitted, data, n)

@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from explorer.errors import Cancelled, ModelError, SettingsError
-from explorer.influence import backward, directional, factors, kronecker, layers
+from explorer.influence import backward, directional, factors, fisher, layers
 from explorer.influence.ekfac import EKFAC
 from explorer.influence.kfac import KFAC
 from explorer.objectives import CrossEntropy, SquaredError
@@ -92,8 +92,8 @@ def test_blocks_and_passes_change_nothing(method: str, name: str, monkeypatch: p
     own = whole.self_influence().double()
     monkeypatch.setattr(backward, "BATCH", 5)
     monkeypatch.setattr(factors, "ELEMENTS", 40)
-    for fisher, kept in ((2**28, 2**30), (0, 0)):
-        monkeypatch.setattr(kronecker, "FISHER_BYTES", fisher)
+    for passes, kept in ((2**28, 2**30), (0, 0)):
+        monkeypatch.setattr(fisher, "FISHER_BYTES", passes)
         monkeypatch.setattr(directional, "KEEP_BYTES", kept)
         fitted = METHODS[method](damping=DAMPING).fit(made.subject())
         _close(fitted.score(made.queries()).values, expected, FLOAT64)
