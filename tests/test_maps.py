@@ -196,6 +196,7 @@ def test_umap_keeps_groups_together_and_repeats():
     assert set(heard) == {"neighbors", "layout"}
 
 
+@pytest.mark.slow
 def test_umap_preserves_neighbors_better_than_chance_inside_a_ring():
     angle = np.linspace(0, 2 * np.pi, 300, endpoint=False)
     ring = np.stack([np.cos(angle), np.sin(angle), 0 * angle], axis=1)

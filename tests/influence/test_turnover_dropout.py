@@ -191,6 +191,7 @@ def _noisy() -> tuple[Subject, Queries, Tensor]:
     return subject, Queries(test, np.arange(40, dtype=np.int64)), flipped
 
 
+@pytest.mark.slow
 def test_the_half_that_saw_an_example_knows_it_better_and_flipped_labels_most_of_all() -> None:
     subject, _, flipped = _noisy()
     fitted = TurnoverDropout().train(subject, Recipe(epochs=30, rate=0.1, weight_decay=0.0, batch_size=20))

@@ -139,7 +139,7 @@ def _method(kind: str, of: str = "") -> TwoStage:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("kind", ["ridge", "softmax"])
+@pytest.mark.parametrize("kind", ["ridge", pytest.param("softmax", marks=pytest.mark.slow)])
 def test_agrees_with_training_both_stages_again_without_each_example(kind: str, target: Target) -> None:
     first, second, queries = _subjects(kind)
     estimate = _method(kind).over(first, second).score(replace(queries, target=target)).values.double()

@@ -216,8 +216,9 @@ def browser() -> Iterator[Browser]:
         yield one
 
 
+@pytest.mark.slow
 @pytest.mark.browser
-@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_run_is_priced_and_started_in_the_browser(browser: Browser, tmp_path: Path, scheme: Any) -> None:
     before = compute(tmp_path, Request("wine", recipe=Recipe(epochs=1), queries=3))
     session = browser.new_context(viewport={"width": 1300, "height": 1300}, color_scheme=scheme)
