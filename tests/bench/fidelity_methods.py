@@ -62,7 +62,7 @@ SETTINGS: dict[str, tuple[Mapping[str, Any], ...]] = {
 }
 """Settings other than the defaults with which a registered method is measured."""
 FEW: dict[str, int] = {"metagradient": 40, "conjugate-gradient": 40, "refine": 40, "lissa": 40}
-"""Methods whose cost grows with every query, and how many they are asked."""
+"""Methods whose cost grows with every query, and how many they are asked; not one for every training example."""
 SWEPT = ("last-layer", "gauss-newton", "ekfac", "kfac")
 """Methods whose damping is swept."""
 AVERAGED = ("ekfac", "gauss-newton")
@@ -81,7 +81,8 @@ def registered(trained: Trained, name: str, settings: Mapping[str, Any], members
         fitted = method_from(name, settings).fit(trained.subject(state))
         values = fitted.score(trained.queries(target_of(trained))).values
         total = values if not len(total) else total + values
-        note, own = _note(fitted.stats), own or fitted.self_influence
+        note = _note(fitted.stats)
+        own = own or (None if name in FEW else fitted.self_influence)
     return Answer(total / max(1, min(members, len(trained.members))), own, note)
 
 
