@@ -1,11 +1,13 @@
 """What will a run cost, before it is started? Time by stage, memory and disk, from a few seconds of probing.
 
-Loads the data, builds the model and tries the method on samples of it; starts no job and keeps nothing.
+Loads the data, builds the model and tries the method on samples of it, and how long a file takes to be written; starts no
+job and keeps nothing.
 """
 
 from __future__ import annotations
 
 import shutil
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,15 +20,17 @@ import torch
 
 from explorer import maps, training
 from explorer.contracts import Dataset, Examples, Recipe, RunSpec
+from explorer.errors import StorageError
 from explorer.influence.gradients import Head
 from explorer.jobs import settings, sizes
 from explorer.jobs.evidence import asked_of, obstacle
 from explorer.jobs.pipeline import EVIDENCE, stages_of
 from explorer.jobs.planning import Request, plan
-from explorer.jobs.probe import BUDGET, COMPARED, probe, seconds_a_file
+from explorer.jobs.probe import BUDGET, COMPARED, probe
 from explorer.jobs.sizes import Shape
 from explorer.jobs.subject import FromSpec, outputs_of
 from explorer.jobs.timings import Timings
+from explorer.store import write_bytes
 
 WRONG_SHARE = 0.1
 """Share of test predictions taken to be wrong where the model is not trained yet: these are explained twice."""
@@ -159,6 +163,22 @@ def layout(points: int) -> float:
     """Seconds of a UMAP layout of that many points: compiling, and epochs of what is fitted."""
     fitted = min(points, maps.FITTED_ROWS)
     return COMPILING + LAYOUT_STEP * fitted * (LONG_LAYOUT if fitted <= SHORT_FROM else SHORT_LAYOUT)
+
+
+def seconds_a_file(folder: Path, size: int) -> float:
+    """Seconds that writing and flushing a file of `size` bytes takes where the run will be; 0 where none can be."""
+    place = next((parent for parent in (folder, *folder.parents) if parent.is_dir()), Path.cwd())
+    data = bytes(size)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".probe-", dir=place) as temporary:
+            taken = []
+            for number in range(3):
+                began = time.perf_counter()
+                write_bytes(Path(temporary) / str(number), data)
+                taken.append(time.perf_counter() - began)
+            return float(np.median(taken))
+    except (OSError, StorageError):
+        return 0.0
 
 
 def with_fitted(shape: Shape, timings: Timings) -> Shape:

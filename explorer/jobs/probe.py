@@ -1,17 +1,15 @@
 """How long does it take on this machine? The stages of a job timed on samples that grow until the time for it is used.
 
-Knows no files but one that it writes to learn how long that takes, and forgets all that it computed.
+Knows no files, and forgets all that it computed.
 """
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +18,7 @@ from numpy.typing import NDArray
 
 from explorer import evidence, influence, maps, memorization, training
 from explorer.contracts import Dataset, Examples, Fitted, Method, Queries, Recipe, Redampable, Subject, Training
-from explorer.errors import DataError, ModelError, StorageError
+from explorer.errors import DataError, ModelError
 from explorer.influence.conjugate_gradient import ConjugateGradient
 from explorer.influence.gauss_newton import GaussNewton
 from explorer.influence.gradients import Head, head_pass
@@ -38,7 +36,6 @@ from explorer.jobs.subject import make_subject, outputs_of
 from explorer.jobs.timings import SOLUTIONS, Timings
 from explorer.retraining import measures, random_masks
 from explorer.sources.planted import Rearranged
-from explorer.store import write_bytes
 from explorer.store.run import BLOCK
 
 BUDGET, SHARE = 3.0, 0.1
@@ -65,6 +62,8 @@ WARMING_DIRECTIONS = 8
 """Weighted sums of queries in the first calls, which need not be as many as in a job."""
 PATIENCE = 0.5
 """Seconds of computing that the scores of a first sample may take for a whole block to be tried."""
+SOLVED = 2.0
+"""Seconds of computing that solving for each example of a sample may take; beyond it, its queries say what one takes."""
 
 
 class TooLongError(Exception):
@@ -114,7 +113,7 @@ def probe(
     Raises:
         ExplorerError: what the job would end with, such as a last layer too large for the method.
     """
-    found = Timings(solved_over=method.sample if isinstance(method, ConjugateGradient | Refine) else None)
+    found = Timings(solved_over=solved_over(own(method)))
     recipe = replace(recipe, epochs=training.resolve_epochs(recipe, len(data.train)))
     trial = _Trial(found, model, method, recipe, trained, queries, retrainings, checked, _Clock(LIMIT))
     with _threads(max(1, usable_cores() - 1)):  # as many as a job's worker has
@@ -124,7 +123,7 @@ def probe(
             _retraining(found, data, model, recipe, retrainings, budget / 4)
         for rows in PLAIN_ROWS:
             trial.plain(Sample.of(data, rows))
-        rows, linear = min(WARMING, len(data.train)), linear_from(method, data)
+        rows, linear = min(WARMING, len(data.train)), linear_from(own(method), data)
         try:
             while rows:
                 trial.on(Sample.of(data, rows))
@@ -136,13 +135,23 @@ def probe(
     return found
 
 
+def own(method: Method) -> Method:
+    """The method whose cost it is: that below relative influence."""
+    return influence.method_from(method.of, method.settings) if isinstance(method, Relative) else method
+
+
+def solved_over(method: Method) -> int | None:
+    """Rows that each step of an iterative method goes over; None for all."""
+    if isinstance(method, Lissa):
+        return method.batch
+    return method.sample if isinstance(method, ConjugateGradient | Refine) else None
+
+
 def linear_from(method: Method, data: Dataset) -> int:
     """Rows of a sample from which on a line says what more rows cost; 0 where any will do.
 
     Gauss-Newton's columns must all be there, and what iterates needs enough rows to take as many steps as on all.
     """
-    if isinstance(method, Relative):
-        return linear_from(influence.method_from(method.of, method.settings), data)
     if isinstance(method, GaussNewton):
         return -(-method.columns // max(1, outputs_of(data)))
     return 2 * SMALLEST if isinstance(method, ConjugateGradient | Refine | Lissa) else 0
@@ -154,10 +163,11 @@ def _next(found: Timings, rows: int, most: int, budget: float, linear: int) -> i
         brief = found.spent(ROUND) < budget
         found.warmed(ROUND)
         return min(SMALLEST if brief else 2 * rows, most)
-    allowed = min(LIMIT, max(budget, SHARE * _expected(found, most)))
+    whole = sum(found.seconds(part, most) or 0.0 for part in ROUND if part != SOLUTIONS)
+    allowed = min(LIMIT, max(budget, SHARE * whole))
     if sum(tried >= linear for tried, _ in found.points["scores"]) < 2:  # two tell what does not grow
         larger = linear if linear > rows and _expected(found, linear) < LIMIT else rows * GROWTH // 2
-        enough = found.spent(ROUND) > (LIMIT if linear else allowed)
+        enough = found.spent(ROUND) > (LIMIT if linear else allowed) or _expected(found, larger) > LIMIT
         return 0 if enough or rows >= most else min(most, larger)
     for growth in (GROWTH, GROWTH // 2, LEAST_GROWTH):
         larger = min(most, round(rows * growth))
@@ -167,20 +177,9 @@ def _next(found: Timings, rows: int, most: int, budget: float, linear: int) -> i
 
 
 def _expected(found: Timings, rows: int) -> float:
-    """Seconds that the method's stages will take on a sample of so many rows."""
-    return sum(found.seconds(part, rows) or 0.0 for part in ROUND if part != SOLUTIONS)
-
-
-def seconds_a_file(folder: Path, size: int) -> float:
-    """Seconds that writing and flushing a file of `size` bytes takes where the run will be; 0 where none can be."""
-    place = next((parent for parent in (folder, *folder.parents) if parent.is_dir()), Path.cwd())
-    data = bytes(size)
-    try:
-        with tempfile.TemporaryDirectory(prefix=".probe-", dir=place) as temporary:
-            writes = [partial(write_bytes, Path(temporary) / str(number), data) for number in range(3)]
-            return float(np.median([_timed(write) for write in writes]))
-    except (OSError, StorageError):
-        return 0.0
+    """Seconds that a sample of so many rows will take."""
+    lines = {part: line.at(rows) for part in ROUND if (line := found.line(part)) is not None}
+    return min(SOLVED, rows * lines.pop(SOLUTIONS, 0.0)) + sum(lines.values())
 
 
 def _training(found: Timings, data: Dataset, model: torch.nn.Module, recipe: Recipe, budget: float) -> None:
@@ -262,10 +261,16 @@ class _Trial:
                 found.points["scores"].pop()
                 self.timed("scores", n, lambda: _scores(fitted, second, data, n, found.queries))
         self.compared(fitted, data, n)
-        directions = resamples(fitted) if "scores" in found.first else WARMING_DIRECTIONS
+        solves, all_ = _solves(fitted), resamples(fitted)
+        directions = all_ if "scores" in found.first and not solves else WARMING_DIRECTIONS
         self.timed("memorization", n, lambda: _memorization(fitted, second, subject, data, directions, self.clock))
-        if _solves(fitted):
-            self.timed(SOLUTIONS, n, lambda: fitted.self_influence(self.clock), each=n)
+        if solves:
+            found.directions = all_ - directions
+            a_query = found.points["scores"][-1][1] / (asked if found.queries == 1 else found.queries)
+            if a_query * n < SOLVED:
+                self.timed(SOLUTIONS, n, lambda: fitted.self_influence(self.clock), each=n)
+            else:
+                found.add(SOLUTIONS, n, a_query)
 
     def compared(self, fitted: Fitted, data: Dataset, n: int) -> None:
         """One damping held against the retrainings, where the method can change it."""
@@ -380,12 +385,6 @@ class _Clock:
     def __call__(self, done: int, total: int, note: str) -> None:  # noqa: ARG002 - the signature of progress
         if time.monotonic() > self._until:
             raise TooLongError
-
-
-def _timed(act: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    act()
-    return time.perf_counter() - began
 
 
 @contextmanager

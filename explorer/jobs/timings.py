@@ -54,7 +54,8 @@ class Timings:
 
     `first` has the point of the first call in this process: what is loaded and compiled then, a job pays for too.
     `candidates` are the dampings that evidence would compare; `left_out` says why there will be none. `solved_over` is
-    how many rows a solution of an iterative method goes over, None for all.
+    how many rows a solution of an iterative method goes over, None for all, and `directions` how many solutions memorization
+    needs beyond one for every example.
 
     Parts are the stages of a job ("scores": seconds of `queries` queries; "training": of one epoch; "evidence": of one epoch
     of all retrainings), "dampings" (seconds of one that is compared), "solutions" (of the self-influence of a single
@@ -70,6 +71,7 @@ class Timings:
     candidates: int = 1
     left_out: str = ""
     solved_over: int | None = None
+    directions: int = 0
 
     def add(self, part: str, rows: int, cost: float) -> None:
         """One more point."""
@@ -107,7 +109,9 @@ class Timings:
         line, own = self.line(part), self.line(SOLUTIONS) if part == "memorization" else None
         if line is None:
             return None
-        return line.at(rows) + (0.0 if own is None else rows * own.at(min(rows, self.solved_over or rows)))
+        if own is None:
+            return line.at(rows)
+        return line.at(rows) + (rows + self.directions) * own.at(min(rows, self.solved_over or rows))
 
     def starting(self, part: str) -> float:
         """Seconds of the first call beyond those of a later one."""

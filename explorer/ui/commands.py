@@ -135,6 +135,7 @@ def _ask(what: str, words: list[str]) -> Any:
             timeout=PATIENCE[what],
             env={**WAIT, **os.environ},
             check=False,
+            start_new_session=True,  # scheduled as a worker is, not within the share of this server
         )
     except subprocess.TimeoutExpired as error:
         raise RunError(

@@ -16,11 +16,14 @@ from explorer import influence
 from explorer.contracts import Fitted, Progress, Recipe, Subject, silent
 from explorer.errors import ExplorerError, SettingsError
 from explorer.influence import GradientDot, LastLayer
+from explorer.influence.conjugate_gradient import ConjugateGradient
 from explorer.influence.gauss_newton import GaussNewton
+from explorer.influence.lissa import Lissa
 from explorer.influence.relative import Relative
 from explorer.jobs import estimate as estimates
 from explorer.jobs import probe as probes
 from explorer.jobs import sizes
+from explorer.jobs.estimate import Estimate
 from explorer.jobs.pipeline import STAGES
 from explorer.jobs.planning import Request, ingredients_of
 from explorer.jobs.probe import Sample
@@ -57,9 +60,22 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Request, Run]:
     return request, compute(tmp_path_factory.mktemp("estimated"), request)
 
 
-def test_the_disk_is_within_a_tenth_of_a_real_run(digits: tuple[Request, Run], wine: Run, tmp_path: Path) -> None:
-    for request, run in (digits, (SMALL, wine)):
-        found = estimates.estimate(request, tmp_path, budget=BRIEF)
+@pytest.fixture(scope="module")
+def of_digits(digits: tuple[Request, Run], tmp_path_factory: pytest.TempPathFactory) -> Estimate:
+    return estimates.estimate(digits[0], tmp_path_factory.mktemp("nothing"), budget=BRIEF)
+
+
+@pytest.fixture(scope="module")
+def of_small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Estimate, list[Path]]:
+    """An estimate for a folder that is not there yet, and what was there afterwards."""
+    place = tmp_path_factory.mktemp("nothing")
+    return estimates.estimate(SMALL, place / "not" / "yet", budget=BRIEF), list(place.iterdir())
+
+
+def test_the_disk_is_within_a_tenth_of_a_real_run(
+    digits: tuple[Request, Run], wine: Run, of_digits: Estimate, of_small: tuple[Estimate, list[Path]]
+) -> None:
+    for found, run in ((of_digits, digits[1]), (of_small[0], wine)):
         sizes_ = {part.what: part.bytes for part in run.sizes()}
         assert sum(sizes_.values()) == pytest.approx(found.disk, rel=DISK)
         assert found.parts.keys() == sizes_.keys()
@@ -67,9 +83,8 @@ def test_the_disk_is_within_a_tenth_of_a_real_run(digits: tuple[Request, Run], w
         assert found.queries == len(run.plan("label"))
 
 
-def test_the_parts_that_are_formulas_are_exact(digits: tuple[Request, Run], tmp_path: Path) -> None:
-    request, run = digits
-    found = estimates.estimate(request, tmp_path, budget=BRIEF)
+def test_the_parts_that_are_formulas_are_exact(digits: tuple[Request, Run], of_digits: Estimate) -> None:
+    found, run = of_digits, digits[1]
     shape = replace(SHAPE, train=found.train, queries=len(run.plan("label")), answers=len(run.plan("prediction")))
     headers = 2 * 128 * 2  # of at most two blocks of each target
     rows = next(part.bytes for part in run.sizes() if "int8" in part.what)
@@ -169,7 +184,9 @@ def test_solutions_go_with_the_square_of_the_rows_up_to_those_that_each_goes_ove
         found.add("memorization", rows, 2.0)
         found.add(SOLUTIONS, rows, 0.01 + 1e-4 * rows)
     assert found.seconds("memorization", 5_000) == pytest.approx(cost(5_000))
-    found.solved_over = 1_000
+    found.directions = 100  # as many solutions more
+    assert found.seconds("memorization", 5_000) == pytest.approx(2.0 + 5_100 * (0.01 + 1e-4 * 5_000))
+    found.solved_over, found.directions = 1_000, 0
     assert found.seconds("memorization", 5_000) == pytest.approx(2.0 + 5_000 * (0.01 + 1e-4 * 1_000))
     assert found.seconds("curvature", 5_000) is None
 
@@ -201,8 +218,15 @@ def test_where_the_cost_of_gauss_newton_becomes_one_by_the_row() -> None:
     digits, wine = (FromSpec({"kind": kind}, {}, 0).dataset() for kind in ("digits", "wine"))
     assert probes.linear_from(GaussNewton(columns=2_048), digits) == 205  # times ten outputs
     assert probes.linear_from(GaussNewton(columns=30), wine) == 10
-    assert probes.linear_from(Relative("gauss-newton", {"columns": 300}), digits) == 30
+    assert probes.linear_from(probes.own(Relative("gauss-newton", {"columns": 300})), digits) == 30
     assert probes.linear_from(LastLayer(), digits) == 0
+
+
+def test_a_step_of_an_iterative_method_goes_over_the_rows_that_it_says() -> None:
+    assert probes.solved_over(Lissa(batch=32)) == 32
+    assert probes.solved_over(probes.own(Relative("conjugate-gradient", {"sample": 500}))) == 500
+    assert probes.solved_over(ConjugateGradient()) is None
+    assert probes.solved_over(LastLayer()) is None
 
 
 def test_a_costly_first_epoch_does_not_keep_a_larger_sample_from_being_tried(
@@ -286,20 +310,20 @@ def test_a_method_that_takes_too_long_is_given_up_and_said(tmp_path: Path, monke
     assert found.seconds["data"] is not None
 
 
-def test_the_answer_has_every_stage_and_keeps_nothing(tmp_path: Path) -> None:
-    found = estimates.estimate(SMALL, tmp_path / "not" / "yet", budget=BRIEF)
+def test_the_answer_has_every_stage_and_keeps_nothing(of_small: tuple[Estimate, list[Path]]) -> None:
+    found, left = of_small
     assert tuple(found.seconds) == STAGES
     assert tuple(found.basis) == STAGES
     assert all(value is not None and value >= 0 for value in found.seconds.values())
     assert found.total == pytest.approx(sum(found.seconds.values()))  # type: ignore[arg-type]
-    assert list(tmp_path.iterdir()) == []
+    assert left == []
     plain = estimates.as_json(found)
     assert plain["total"] == found.total
     assert plain["warnings"] == []
 
 
-def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
-    found = replace(estimates.estimate(SMALL, tmp_path, budget=BRIEF), disk_free=1, memory_free=10**15)
+def test_what_does_not_fit_is_said(of_small: tuple[Estimate, list[Path]]) -> None:
+    found = replace(of_small[0], disk_free=1, memory_free=10**15)
     assert len(estimates.check_room(found)) == 1
     assert "of room on the disk" in estimates.check_room(found)[0]
 
