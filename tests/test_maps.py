@@ -205,6 +205,7 @@ def test_umap_preserves_neighbors_better_than_chance_inside_a_ring():
     assert np.mean(np.minimum(apart, 300 - apart) <= 10) > 0.95  # by chance 20 / 299
 
 
+@pytest.mark.slow
 def test_rows_beyond_the_fitted_ones_lie_among_their_neighbors(monkeypatch):
     x, group = blobs()
     monkeypatch.setattr(maps, "FITTED_ROWS", 90)

@@ -41,11 +41,15 @@ FIT_ALONE = [name for name in METHODS if name not in THROUGH_TRAINING]
 """Methods that need no more than the final weights; the others have batteries of their own."""
 FEW = ("softmax", "conv", "mlp-regression")
 """Problems for the methods of all layers: a whole model, shared weights, a regression. The rest is left to `make slow`."""
+ALIKE = ("kfac", "refine", "arnoldi", "lissa", "relative")
+"""Methods built of the same parts as another one here: left to `make slow` whole."""
 CASES = [
     pytest.param(
         method,
         name,
-        marks=[] if method in HEADS or name in (FEW[:1] if method in ITERATIVE else FEW) else pytest.mark.slow,
+        marks=pytest.mark.slow
+        if method in ALIKE or (method not in HEADS and name not in FEW[: 1 if method in ITERATIVE else 3])
+        else [],
     )
     for method in FIT_ALONE
     for name in problems.NAMES

@@ -31,7 +31,11 @@ N, CLASSES = 24, 3
 ROWS = [0, 3, 1, 0, 2, 3, 1]
 PAIRS = np.array([[0, 1], [2, 0], [1, 2], [2, 1], [0, 2], [1, 0], [2, 1]])
 """What is asked of each of `ROWS`: the same row is asked about other classes when it comes again."""
-NAMES = [*METHODS, TurnoverDropout.name]
+ALIKE = ("kfac", "refine", "arnoldi", "lissa")
+"""Methods that ask about their queries as another one here does: left to `make slow`."""
+NAMES = [
+    pytest.param(name, marks=[pytest.mark.slow] if name in ALIKE else []) for name in (*METHODS, TurnoverDropout.name)
+]
 ROADS = ("last-layer", "bias-only", "ekfac", "trak", "relative", "metagradient", "data-value-embedding")
 """Methods by each of the roads from a query to its gradient, which is taken at the final weights."""
 

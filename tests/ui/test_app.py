@@ -211,6 +211,8 @@ def test_the_address_restores_everything_and_back_undoes_it(browser: Browser, ad
         assert [camera["x"], camera["y"], camera["k"]] == pytest.approx([0.1, 0.2, 2])
         page.get_by_text("training examples, strongest").wait_for()
         page.locator(".st-key-ix-drawer").get_by_text(inspected).first.wait_for()
+        page.locator(".st-key-ix-drawer").get_by_role("button", name="Close").wait_for()
+        page.wait_for_function("document.activeElement?.closest('.st-key-ix-drawer')")  # it listens from here on
         page.keyboard.press("Escape")
         page.locator(".st-key-ix-drawer").wait_for(state="detached")
         page.wait_for_function("!location.search.includes('row=')")

@@ -242,7 +242,9 @@ NEAREST = """(argument) => {
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("wheel", [0, -300, -1500, 300])
+@pytest.mark.parametrize(
+    "wheel", [0, pytest.param(-300, marks=pytest.mark.slow), -1500, pytest.param(300, marks=pytest.mark.slow)]
+)
 def test_picking_is_right_at_every_zoom(stage: Stage, wheel: int) -> None:
     stage.open()
     box = stage.page.locator("canvas.points").bounding_box()
