@@ -91,7 +91,7 @@ def _checked(run: Run) -> None:
     else:
         too = ", and the damping chosen by it" if "damping" in load.evidence(run) else ""
         st.markdown(f"Not checked by retraining. To have it checked{too}, run in a terminal:")
-        st.code(line(run), language="bash")
+        st.code(line(run), language="bash", wrap_lines=True)
 
 
 def _repeated(run: Run) -> None:

@@ -88,8 +88,8 @@ def _draw(
     scatter.show_tiles(html, run=run.key, key="contrast-tiles", on_pick=on_pick, on_inspect=on_inspect)
     with st.expander("All of it, in Python and in a terminal"):
         name = str(answers.query_row(run, query)["id"])
-        st.code(asked.python(run.key, name, meta.classes), language="python")
-        st.code(asked.terminal(run.key, name, meta.classes), language="bash")
+        st.code(asked.python(run.key, name, meta.classes), language="python", wrap_lines=True)
+        st.code(asked.terminal(run.key, name, meta.classes), language="bash", wrap_lines=True)
 
 
 def _choice(run: Run, query: int, why: tuple[int, int]) -> None:

@@ -43,8 +43,8 @@ def show(run: Run, query: int, target: Target, filter_: Filter, selection: Selec
     _files(table, f"{run.key}-{name}")
     said = shown.Words(run.key, name, target, filter_.text(), "" if selection is None else selection.text(), strongest)
     st.caption("The same table in Python, and in a terminal:")
-    st.code(said.python(), language="python")
-    st.code(said.terminal(), language="bash")
+    st.code(said.python(), language="python", wrap_lines=True)
+    st.code(said.terminal(), language="bash", wrap_lines=True)
     st.caption("The button PNG on the map saves the map as it is drawn.")
 
 
