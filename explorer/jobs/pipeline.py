@@ -7,7 +7,6 @@ bytes as a run that was never interrupted. Joins methods to the store; computes 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -43,6 +42,7 @@ from explorer.jobs.predictability import write_predictability
 from explorer.jobs.scoring import Finish, Kept, score_blocks
 from explorer.jobs.settings import checked
 from explorer.jobs.subject import Ingredients, make_subject, training_of
+from explorer.jobs.threads import threads, training_threads
 from explorer.store import Run, read_json, write_array, write_bundle, write_bytes, write_json, write_table
 from explorer.store.run import BLOCK, block_name, rows_name
 
@@ -52,8 +52,6 @@ if TYPE_CHECKING:
 STAGES = ("data", "training", "predictions", "map", "curvature", "scores", "memorization", "map (UMAP)", "neighbors")
 EVIDENCE = "evidence"
 """The stage before the curvature of runs that ask for retrainings."""
-SMALL_STEP = 10_000_000
-"""Multiplications of a training step below which threads cost more than they save."""
 NEIGHBORS = 10
 """Nearest training examples kept of every point."""
 
@@ -204,30 +202,12 @@ def _train_missing_epochs(work: Work, subject: Subject) -> None:
     epochs = training.train_epochs(
         subject.model, subject.objective, data.train, data.test, work.recipe, resume=resume, progress=work.writer
     )
-    with _threads(training_threads(subject.model, work.recipe.batch_size)):
+    with threads(training_threads(subject.model, work.recipe.batch_size)):
         for state, log in epochs:
             name = f"epoch-{state.epoch:04d}.safetensors"
             fields = ("loss", "confidence", "correct", "measure")
             write_bundle(path / "training" / name, {field: getattr(log, field) for field in fields})
             write_bytes(path / "checkpoints" / name, safetensors.torch.save(_saveable(state.tensors())))
-
-
-def training_threads(model: torch.nn.Module, batch_size: int) -> int:
-    """One thread for a network whose steps are too small to share, else all of the job's."""
-    convolutions = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
-    small = sum(p.numel() for p in model.parameters()) * batch_size < SMALL_STEP
-    alone = small and not any(isinstance(module, convolutions) for module in model.modules())
-    return 1 if alone else torch.get_num_threads()
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def write_predictions(work: Work, subject: Subject) -> None:

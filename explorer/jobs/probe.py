@@ -6,8 +6,7 @@ Knows no files, and forgets all that it computed.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -29,10 +28,11 @@ from explorer.influence.relative import FittedRelative, Relative
 from explorer.jobs.classes import class_influence
 from explorer.jobs.evidence import KEPT, halves, predicted
 from explorer.jobs.memorized import resamples, witness
-from explorer.jobs.pipeline import EVIDENCE, NEIGHBORS, second_opinion, training_threads
+from explorer.jobs.pipeline import EVIDENCE, NEIGHBORS, second_opinion
 from explorer.jobs.process import usable_cores
 from explorer.jobs.scoring import score_block
 from explorer.jobs.subject import make_subject, outputs_of
+from explorer.jobs.threads import threads, training_threads
 from explorer.jobs.timings import SOLUTIONS, Timings
 from explorer.retraining import measures, random_masks
 from explorer.sources.planted import Rearranged
@@ -116,7 +116,7 @@ def probe(
     found = Timings(solved_over=solved_over(own(method)))
     recipe = replace(recipe, epochs=training.resolve_epochs(recipe, len(data.train)))
     trial = _Trial(found, model, method, recipe, trained, queries, retrainings, checked, _Clock(LIMIT))
-    with _threads(max(1, usable_cores() - 1)):  # as many as a job's worker has
+    with threads(max(1, usable_cores() - 1)):  # as many as a job's worker has
         if not trained:
             _training(found, data, model, recipe, budget / 4)
         if retrainings:
@@ -193,7 +193,7 @@ def _training(found: Timings, data: Dataset, model: torch.nn.Module, recipe: Rec
             for _ in training.train_epochs(model, subject.objective, part.data.train, part.data.test, once):
                 pass
 
-        with _threads(training_threads(model, recipe.batch_size)):
+        with threads(training_threads(model, recipe.batch_size)):
             taken = _noted(found, "training", epoch)
         found.add("training", part.rows, taken.computed)
         if not attempt:
@@ -385,13 +385,3 @@ class _Clock:
     def __call__(self, done: int, total: int, note: str) -> None:  # noqa: ARG002 - the signature of progress
         if time.monotonic() > self._until:
             raise TooLongError
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -8,8 +8,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -23,8 +22,8 @@ from explorer.contracts import Dataset, Fitted, Progress, Queries, Subject, Targ
 from explorer.errors import ExplorerError
 from explorer.influence.metagradient import FittedMetagradient, Metagradient
 from explorer.jobs.frames import Frame
-from explorer.jobs.pipeline import training_threads
 from explorer.jobs.scoring import rank_agreement, score_block
+from explorer.jobs.threads import threads, training_threads
 
 METHOD = Metagradient.name
 """The `method` of a question that asks for a trace; `asking.TRACE`, which must not load torch, is the same word."""
@@ -112,7 +111,7 @@ class Tracer:
         queries = Queries(self._data.test, np.array([asked.query]), asked.target)
         told = self._listener(asked, between)
         told(0.0, "starting")
-        with _threads(_threads_of(self._subject)):
+        with threads(_threads_of(self._subject)):
             first = 0.0
             if self._fitted is None:
                 first = 1 / (1 + BACK)
@@ -127,7 +126,7 @@ class Tracer:
 
     def _listener(self, asked: Asked, between: Callable[[], None]) -> Callable[[float, str], None]:
         """Says how far the trace is, lets questions be answered as if there were none, and ends what nobody waits for."""
-        threads, began, last = torch.get_num_threads(), time.monotonic(), 0.0
+        usual, began, last = torch.get_num_threads(), time.monotonic(), 0.0
 
         def told(share: float, note: str) -> None:
             nonlocal last
@@ -136,7 +135,7 @@ class Tracer:
             if now - last < PAUSE:
                 return
             last = now
-            with _threads(threads), sdpa_kernel(list(ATTENTION)):
+            with threads(usual), sdpa_kernel(list(ATTENTION)):
                 between()
             if time.monotonic() - self._wanted[asked] > (PATIENCE if len(self._wanted) == 1 else ASIDE):
                 raise AbandonedError
@@ -189,13 +188,3 @@ def _threads_of(subject: Subject) -> int:
     """As many threads as the training had: with more, small steps are many times slower on busy cores."""
     told = subject.training
     return torch.get_num_threads() if told is None else training_threads(subject.model, told.recipe.batch_size)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
