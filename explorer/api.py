@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from explorer.contracts import TARGETS, Dataset, RunSpec, Target
+from explorer.contracts import TARGETS, Dataset, RunSpec, Scores, Target
 from explorer.errors import DataError, ModelError, SettingsError
 from explorer.questions import Classes, question
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
-    from torch import nn
+    from torch import Tensor, nn
 
     from explorer.jobs.sequences import Pair
     from explorer.sequences import Reduction
@@ -71,12 +71,9 @@ def explain(
         ExplorerError: data, model or settings that do not fit, in words.
     """
     import numpy as np
-    import pandas as pd
-    import torch
 
-    from explorer import memorization, objectives
+    from explorer import objectives
     from explorer.influence.gradients import Head, head_pass
-    from explorer.jobs.query import ranking
     from explorer.jobs.sequences import are_sequences, explained
     from explorer.jobs.settings import checked, with_shortcuts
     from explorer.jobs.subject import make_subject
@@ -103,7 +100,23 @@ def explain(
         own = fitted.self_influence().numpy()
         everything = np.arange(len(data.train), dtype=np.int64)
         seen = head_pass(subject, Head.of(model, data.train.batch(everything[:1])), data.train, everything)
-    predicted = objectives.for_task(data.task).predict(seen.outputs)
+    table = _ranked(data, rows, scores, own, objectives.for_task(data.task).predict(seen.outputs))
+    attributes = {"method": method, "target": target, "classes": asked.named(data.classes), "unit": scores.unit}
+    table.attrs.update(attributes | {"stats": dict(scores.stats)})
+    return table
+
+
+def _ranked(
+    data: Dataset, rows: NDArray[np.int64], scores: Scores, own: NDArray[np.float32], predicted: Tensor
+) -> pd.DataFrame:
+    """All training examples for each of the rows, with what else is known of them."""
+    import numpy as np
+    import pandas as pd
+    import torch
+
+    from explorer import memorization
+    from explorer.jobs.query import ranking
+
     groups = np.asarray(data.train.labels) if data.task == "classification" else None
     columns = {
         "id": data.train.ids,
@@ -112,12 +125,9 @@ def explain(
         "self_influence": own,
         "memorized": memorization.flag(own, groups).memorized,
     }
-    table = pd.concat(
+    return pd.concat(
         [ranking(int(row), scores.values[k].numpy(), columns) for k, row in enumerate(rows)], ignore_index=True
     )
-    attributes = {"method": method, "target": target, "classes": asked.named(data.classes), "unit": scores.unit}
-    table.attrs.update(attributes | {"stats": dict(scores.stats)})
-    return table
 
 
 def show(
