@@ -228,6 +228,7 @@ def test_placed_rows_are_inverse_distance_means_and_copies_lie_on_their_original
         assert np.allclose(place, np.average(coordinates[near], axis=0, weights=1 / distance[near]), rtol=ROUNDING)
 
 
+@pytest.mark.slow
 def test_umap_of_copies_is_finite():
     x = np.repeat(blobs(per_blob=4)[0], 20, axis=0)
     assert np.isfinite(maps.umap(x)).all()
@@ -241,6 +242,7 @@ def test_few_rows_are_laid_out_by_pca(rows):
 
 
 @pytest.mark.parametrize("rows", [6, 7, 15, 16])
+@pytest.mark.slow
 def test_umap_of_few_rows_tells_them_apart(rows):
     coordinates = maps.umap(blobs()[0][:rows])
     assert np.isfinite(coordinates).all()
@@ -248,6 +250,7 @@ def test_umap_of_few_rows_tells_them_apart(rows):
 
 
 @pytest.mark.parametrize(("note", "after"), [("neighbors", 0), ("layout", 0), ("layout", 10), ("placing", 0)])
+@pytest.mark.slow
 def test_umap_can_be_cancelled_at_every_stage_and_leaves_threads_as_they_were(monkeypatch, note, after):
     monkeypatch.setattr(maps, "FITTED_ROWS", 90)
     threads = numba.get_num_threads()

@@ -136,6 +136,7 @@ def test_what_is_clicked_is_computed_and_new(run: Run) -> None:
     assert set(found) == set(run.plan("label").tolist()) - seen
 
 
+@pytest.mark.slow
 def test_a_run_that_is_not_there_is_no_measurement(tmp_path: Path) -> None:
     asked = _bench(tmp_path, "--run", str(tmp_path / "none"))
     assert asked.returncode == 1

@@ -92,7 +92,7 @@ def assert_stored(answer: Answer, run: Run, query: int, target: Target) -> None:
     assert np.array_equal(answer.confidence, float(told["confidence"]), equal_nan=True)
 
 
-@pytest.mark.parametrize("name", ["wine", "digits"])
+@pytest.mark.parametrize("name", ["wine", pytest.param("digits", marks=pytest.mark.slow)])
 def test_an_answer_is_what_the_job_wrote_to_the_bit(name: str, request: pytest.FixtureRequest) -> None:
     run: Run = request.getfixturevalue(name)
     bare: Run = request.getfixturevalue(f"bare_{name}")
@@ -212,6 +212,7 @@ def test_mistakes_in_a_question_are_sentences(bare_wine: Run, bare_digits: Run) 
     )  # and the worker goes on
 
 
+@pytest.mark.slow
 def test_a_regression_with_gradient_dot(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(80, 4)).astype(np.float32)

@@ -96,6 +96,7 @@ def test_prints_of_a_user_s_model_do_not_reach_the_answer(odd: Run, mood: Path, 
     assert_stored(ask(odd, query, "label"), odd, query, "label")
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_in_mid_question_says_why_and_the_next_question_starts_another(
     odd: Run, mood: Path, forgetful: None
 ) -> None:

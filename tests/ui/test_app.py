@@ -288,6 +288,7 @@ def test_what_no_job_computed_is_answered_on_demand(browser: Browser, address: s
         page.wait_for_function(f"{CHANNEL}?.view?.shown === 'label/{later['row']}'")
 
 
+@pytest.mark.slow
 def test_table_examples_are_small_tables_in_both_themes(browser: Browser, wine: Run) -> None:
     with opened(wine, chromium.free_port()) as url:
         backgrounds = []

@@ -504,10 +504,13 @@ def test_a_fine_screen_gets_fine_pixels(browser: Browser, server: str) -> None:
         stage.recolored(lambda: stage.click_point(1500 + query))
         assert stage.state["query"] == query
         stage.page.set_viewport_size({"width": 1000, "height": 900})
-        stage.until("true")
-        stage.page.wait_for_timeout(300)
-        width, narrow = stage.page.locator("canvas.points").evaluate("one => [one.width, one.clientWidth]")
-        assert (width, narrow < shown) == (2 * narrow, True)
+        finer = """(one, shown) => new Promise((done) => {
+          const fits = () => one.clientWidth < shown && one.width === 2 * one.clientWidth;
+          const end = performance.now() + 20000;
+          const look = () => (fits() || performance.now() > end ? done(fits()) : requestAnimationFrame(look));
+          look();
+        })"""
+        assert stage.page.locator("canvas.points").evaluate(finer, shown)
 
 
 # ---- the list ----
