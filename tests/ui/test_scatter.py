@@ -311,12 +311,25 @@ def test_frame_shows_the_query_and_its_numbered_examples(stage: Stage) -> None:
     assert stage.camera["k"] > 1.1
 
 
+def at_rest(stage: Stage) -> None:
+    """Waits until the camera no longer moves: a busy machine draws the way there late."""
+    before = None
+    for _ in range(100):
+        now = stage.js(f"({{...{CHANNEL}.view.camera}})")
+        if now == before:
+            return
+        before = now
+        stage.page.wait_for_timeout(200)
+    raise AssertionError("the camera never comes to rest")
+
+
 @pytest.mark.browser
 def test_a_training_point_is_inspected_and_stays_explained(stage: Stage) -> None:
     stage.open("q=17")
     row = synthetic.influence("made-1500-300-image", "label", 17)
     stage.page.keyboard.press("f")
     stage.page.wait_for_timeout(400)
+    at_rest(stage)
     for train in np.frombuffer(row, "<i4", 20, 16)[:10].tolist():
         if stage.page.evaluate(NEAREST, stage.js(f"{CHANNEL}.view.screenOf(argument)", train)) == train:
             break
