@@ -300,6 +300,7 @@ def test_frame_shows_the_query_and_its_numbered_examples(stage: Stage) -> None:
     stage.open("q=17")
     stage.page.get_by_role("button", name="Frame F").click()
     stage.page.wait_for_timeout(400)
+    at_rest(stage)
     row = synthetic.influence("made-1500-300-image", "label", 17)
     towards, away = np.frombuffer(row, "<i4", 20, 16)[:10], np.frombuffer(row, "<i4", 20, 96)[:10]
     box = stage.page.locator("canvas.points").bounding_box()
