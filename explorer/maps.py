@@ -6,7 +6,11 @@ It computes no features and writes no file. A seeded UMAP repeats on one machine
 from __future__ import annotations
 
 import io
+import sys
 import warnings
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +27,8 @@ NEIGHBORS = 15
 """UMAP's n_neighbors (a row counts as its own first neighbor)."""
 SMALLEST_UMAP = 6
 """With fewer rows there is no neighborhood to preserve, and UMAP gives way to PCA."""
+COMPILED = ("umap", "pynndescent")
+"""Packages whose functions are compiled when they are first called."""
 
 BLOCK_VALUES = 2**25
 """Floats in the largest temporary array of the neighbor search: 128 MiB."""
@@ -112,8 +118,8 @@ def umap(features: Tensor | NDArray[Any], seed: int = 0, progress: Progress = si
 
     Fitted on exact neighbors of at most 20,000 seeded rows and started from PCA; every other row lies at the
     inverse-distance mean of its fitted neighbors, a copy of a fitted row exactly on it. Up to 5 rows: PCA.
-    `progress` hears of neighbors, layout epochs and placing, and may raise Cancelled. The first call in a process
-    compiles for 10 to 20 s, which cannot be cancelled.
+    `progress` hears of neighbors, layout epochs and placing, and may raise Cancelled. The first call on a machine
+    compiles for 10 to 20 s, which cannot be cancelled; later processes find it done.
     Raises SettingsError for a seed outside 0..2³²-1, DataError for features that are not finite.
     """
     if not 0 <= seed < 2**32:
@@ -191,6 +197,7 @@ def _approximate(
         warnings.simplefilter("ignore")  # numba speaks of its threading layers
         from pynndescent import NNDescent
 
+        _keep_compiled()
         index = NNDescent(base.numpy(), n_neighbors=k + 1, random_state=seed)
         found = [np.asarray(index.neighbor_graph[0], dtype=np.int64)]
         progress(1, 2, "index of neighbors")
@@ -221,6 +228,7 @@ def _layout(x: Tensor, seed: int, progress: Progress) -> NDArray[np.float32]:
         import numba
         from umap import UMAP
 
+        _keep_compiled()
         threads = numba.get_num_threads()
         reducer = UMAP(
             n_neighbors=n_neighbors,
@@ -236,6 +244,27 @@ def _layout(x: Tensor, seed: int, progress: Progress) -> NDArray[np.float32]:
         finally:
             numba.set_num_threads(threads)
     return np.ascontiguousarray(coordinates, dtype=np.float32)
+
+
+def _keep_compiled() -> None:
+    """Have numba keep on disk what it compiles for UMAP: seconds in the first process, none in the next ones.
+
+    Kept beside the packages' own files, or where numba puts it if that folder cannot be written; compiled anew when numba or a
+    file changes. Where nothing can be kept, every process compiles.
+    """
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] in COMPILED:
+            for part in list(vars(module).values()):
+                if hasattr(part, "enable_caching") and hasattr(part, "py_func"):
+                    with suppress(RuntimeError):  # numba found no folder that it may write
+                        part.enable_caching()
+
+
+def is_compiled() -> bool:
+    """Whether an earlier process kept what UMAP compiles, where it usually is; loads nothing."""
+    found = find_spec("umap")
+    kept = () if found is None or found.origin is None else Path(found.origin).parent.glob("__pycache__/layouts.*.nbi")
+    return any(True for _ in kept)
 
 
 def _start(x: Tensor, seed: int) -> NDArray[np.float32]:

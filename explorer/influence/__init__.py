@@ -21,6 +21,7 @@ from explorer.influence.refine import Refine
 from explorer.influence.relative import Relative
 from explorer.influence.tracin import TracIn
 from explorer.influence.trak import TRAK
+from explorer.influence.turnover_dropout import TurnoverDropout
 from explorer.influence.value_embedding import DataValueEmbedding
 
 __all__ = ["METHODS", "THROUGH_TRAINING", "GradientDot", "LastLayer", "method_from"]
@@ -44,11 +45,12 @@ METHODS: dict[str, Any] = {
         Relative,
         Metagradient,
         DataValueEmbedding,
+        TurnoverDropout,
     )
 }
 """Every method by its name: frozen dataclasses behind `contracts.Method`."""
-THROUGH_TRAINING = (Metagradient.name, DataValueEmbedding.name)
-"""Methods that go back through the subject's own training: `fit` refuses weights that come from elsewhere."""
+THROUGH_TRAINING = (Metagradient.name, DataValueEmbedding.name, TurnoverDropout.name)
+"""Methods that go through the subject's own training once more: `fit` refuses weights that come from elsewhere."""
 
 
 def method_from(name: str, settings: Mapping[str, Any] | None = None) -> Method:

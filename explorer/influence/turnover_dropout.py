@@ -16,22 +16,25 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from explorer.contracts import Progress, Queries, Recipe, Scores, Subject, Target, silent
+from explorer.contracts import Examples, Progress, Queries, Recipe, Scores, Subject, Target, silent
 from explorer.errors import DataError, ModelError, SettingsError
 from explorer.influence import kronecker
 from explorer.influence.backward import check_finite
+from explorer.influence.blocks import Need, in_blocks, says_what_fits
 from explorer.influence.gradients import asked_of, targets_of
 from explorer.influence.layers import Layer, check_outputs, evaluation, on_call
 from explorer.influence.tracin import at_weights
 from explorer.loading import as_model_input
-from explorer.training import epoch_batches, rate_at, resolve_epochs
+from explorer.training import epoch_batches, evaluate, rate_at, resolve_epochs
 
 PIECE = 4096
 """Examples whose masks come from one seed: any block of them can be drawn again alone."""
 PAIRS = 4096
 """Pairs of a query and a training example in one forward pass at most."""
+NEED = Need("two passes over one example", remedy="Choose another method, such as last-layer, or a smaller model.")
 ELEMENTS = 2**22
 """Numbers in the inputs of one forward pass at most (16 MB in float32)."""
 
@@ -57,6 +60,26 @@ class TurnoverDropout:
         if self.layers is not None:
             object.__setattr__(self, "layers", kronecker.names(self.layers))
 
+    @says_what_fits
+    def fit(self, subject: Subject, progress: Progress = silent) -> FittedTurnoverDropout:
+        """Trains a network like the subject's under the masks, from its first weights and by its own recipe.
+
+        Scores explain that network, a sibling of the subject's; `stats["agreement"]` is the share of training examples on which
+        both answer alike, or the correlation of a regression's answers.
+
+        Raises:
+            ModelError: the subject was trained elsewhere. What `train` raises.
+        """
+        told = subject.training
+        if told is None:
+            raise ModelError(
+                "Expected a model whose training is known, to train one like it under masks; found weights from "
+                "elsewhere. Let explorer train the model, or use TurnoverDropout.train from Python."
+            )
+        fitted = self.train(at_weights(subject, told.weights(0)), told.recipe, progress)
+        stats = {**fitted.stats, "agreement": _agreement(subject, fitted.subject)}
+        return replace(fitted, stats=stats)
+
     def train(self, subject: Subject, recipe: Recipe, progress: Progress = silent) -> FittedTurnoverDropout:
         """Trains a copy of the subject's model from the weights it has, every example under its own mask.
 
@@ -69,14 +92,15 @@ class TurnoverDropout:
         began = time.perf_counter()
         model = copy.deepcopy(subject.model)
         own = replace(subject, model=model, weight_decay=recipe.weight_decay)
-        masked = self._masked(own)
+        masked, left_out = self._masked(own)
         bits = draw_bits(len(subject.train), sum(width for _, width in masked), self.seed)
         try:
             outputs = _train(own, masked, bits, recipe, progress)
         finally:
             model.zero_grad(set_to_none=True)
         stats = {
-            "masked": [name for name, _ in masked],
+            "layers": [name for name, _ in masked],
+            "left_out": left_out,
             "units": [width for _, width in masked],
             "epochs": resolve_epochs(recipe, len(subject.train)),
             "recipe": asdict(recipe),
@@ -94,17 +118,20 @@ class TurnoverDropout:
         own = replace(at_weights(subject, weights), weight_decay=stats["recipe"]["weight_decay"])
         return FittedTurnoverDropout(own, tensors["bits"], dict(stats))
 
-    def _masked(self, subject: Subject) -> list[tuple[str, int]]:
-        found = kronecker.find(subject, self.layers).layers
+    def _masked(self, subject: Subject) -> tuple[list[tuple[str, int]], dict[str, str]]:
+        """The layers to mask with their widths, and why the others are not."""
+        every = kronecker.find(subject, self.layers)
+        found, left_out = every.layers, dict(every.left_out)
         if self.layers is None:
             last = _last_called(subject, found)
             found = tuple(layer for layer in found if layer.name != last)
+            left_out[last] = "the last layer is not masked"
         if not found:
             raise ModelError(
                 "Expected a layer below the last one, whose outputs can be masked; found a model of one layer. Use "
                 "another method: for a linear model last-layer is exact."
             )
-        return [(layer.name, layer.width_out) for layer in found]
+        return [(layer.name, layer.width_out) for layer in found], left_out
 
 
 def draw_bits(n: int, units: int, seed: int) -> Tensor:
@@ -175,11 +202,16 @@ class FittedTurnoverDropout:
         n = len(self.subject.train)
         values = torch.empty(len(queries.rows), n) if out is None else out
         for q, (inputs, target, asked) in enumerate(self._asked(queries)):
-            for start, masks in self._masks(inputs.numel()):
-                progress(q * n + start, len(values) * n, "scores")
-                several = inputs.expand(len(masks), *inputs.shape[1:])
-                found = self._differences(several, target.expand(len(masks), *target.shape[1:]), masks, asked)
-                values[q, start : start + len(masks)] = found
+
+            def work(part: slice, q: int = q, one: Tensor = inputs, of: Tensor = target, asked: Target = asked) -> None:
+                progress(q * n + part.start, len(values) * n, "scores")
+                masks = self._masks(part)
+                several, same = (t.expand(len(masks), *t.shape[1:]) for t in (one, of))
+                rows = np.full(len(masks), queries.rows[q])
+                values[q, part] = self._differences(several, same, masks, asked, rows, queries.examples).float()
+
+            for _ in in_blocks(n, self._step(inputs.numel()), work, NEED):
+                pass
         progress(len(values) * n, len(values) * n, "scores")
         return Scores(
             values,
@@ -209,12 +241,17 @@ class FittedTurnoverDropout:
         train = self.subject.train
         n = len(train)
         values = torch.empty(n)
-        for start, masks in self._masks(train.batch(np.arange(min(1, n))).numel()):
-            progress(start, n, "self-influence")
-            rows = np.arange(start, start + len(masks), dtype=np.int64)
+
+        def work(part: slice) -> None:
+            progress(part.start, n, "self-influence")
+            rows = np.arange(part.start, part.stop, dtype=np.int64)
             inputs = as_model_input(self.subject.model, train.batch(rows))
             targets = targets_of(train, rows, self.stats["outputs"])
-            values[start : start + len(masks)] = self._differences(inputs, targets, masks, "label").clamp_min(0)
+            found = self._differences(inputs, targets, self._masks(part), "label", rows, train)
+            values[part] = found.clamp_min(0).float()
+
+        for _ in in_blocks(n, self._step(train.batch(np.arange(min(1, n))).numel()), work, NEED):
+            pass
         progress(n, n, "self-influence")
         return values
 
@@ -240,22 +277,26 @@ class FittedTurnoverDropout:
             with evaluation(subject.model), torch.no_grad():
                 yield inputs, subject.objective.predict(check_outputs(subject.model(inputs), 1)).cpu(), "label"
 
-    def _masks(self, size: int) -> Iterator[tuple[int, Tensor]]:
-        """Masks of blocks of training examples, as many as may see inputs of `size` numbers at once."""
-        step = max(1, min(PAIRS, ELEMENTS // max(size, 1)))
-        for start in range(0, len(self.bits), step):
-            yield start, unpacked(self.bits[start : start + step], sum(self.stats["units"]))
+    def _step(self, size: int) -> int:
+        """How many inputs of `size` numbers may go through at once."""
+        return max(1, min(PAIRS, ELEMENTS // max(size, 1)))
 
-    def _differences(self, inputs: Tensor, targets: Tensor, masks: Tensor, asked: Target) -> Tensor:
-        """The measure under each mask less that under its flip, float64 `[b]`."""
+    def _masks(self, part: slice) -> Tensor:
+        """Masks of some training examples."""
+        return unpacked(self.bits[part], sum(self.stats["units"]))
+
+    def _differences(
+        self, inputs: Tensor, targets: Tensor, masks: Tensor, asked: Target, rows: NDArray[np.int64], of: Examples
+    ) -> Tensor:
+        """The measure under each mask less that under its flip, float64 `[b]`; the inputs are `rows` of examples."""
         subject = self.subject
-        masked = list(zip(self.stats["masked"], self.stats["units"], strict=True))
+        masked = list(zip(self.stats["layers"], self.stats["units"], strict=True))
         found = []
         with masking(subject.model, masked) as use, evaluation(subject.model), torch.no_grad():
             for half in (masks, ~masks):
                 use(half)
                 outputs = check_outputs(subject.model(inputs), len(inputs)).double().cpu()
-                check_finite(outputs, np.arange(len(inputs)), len(inputs), "outputs")
+                check_finite(outputs, rows, len(of), "outputs", of)
                 found.append(subject.objective.measure(outputs, targets, asked))
         return found[0] - found[1]
 
@@ -276,18 +317,47 @@ def _train(
             optimizer.zero_grad()
             with masking(model, masked) as use, evaluation(model), torch.enable_grad():
                 use(unpacked(bits[torch.from_numpy(batch)], units))
-                outputs = check_outputs(model(as_model_input(model, subject.train.batch(batch))), len(batch))
+                inputs = as_model_input(model, subject.train.batch(batch))
+                outputs = check_outputs(model(inputs), len(batch))
                 targets = targets_of(subject.train, batch, outputs.shape[1]).to(outputs.device)
-                loss = subject.objective.loss(outputs, targets).mean()
-            if not bool(loss.isfinite()):
-                raise ModelError(
-                    f"Expected finite training losses; found {float(loss.detach())} in epoch {epoch} with a rate of {recipe.rate:g}. "
-                    f"Try a rate of {recipe.rate / 10:g}."
-                )
-            loss.backward()  # type: ignore[no-untyped-call]
+                losses = subject.objective.loss(outputs, targets)
+                losses.mean().backward(retain_graph=True)  # type: ignore[no-untyped-call]
+                if not all(bool(p.grad.isfinite().all()) for p in trained if p.grad is not None):
+                    check_finite(inputs.float().flatten(1), batch, n, "inputs", subject.train)
+                    _blame(losses, trained, batch, subject.train)
+                    raise ModelError(
+                        f"Expected finite training losses; found {float(losses.detach().mean())} in epoch {epoch} with a rate of "
+                        f"{recipe.rate:g}. Try a rate of {recipe.rate / 10:g}."
+                    )
             optimizer.step()
     progress(1, 1, "trained")
     return outputs.shape[1]
+
+
+def _blame(losses: Tensor, trained: Sequence[nn.Parameter], batch: NDArray[np.int64], examples: Examples) -> None:
+    """Raises `ModelError` with the first example of a batch whose own gradient is not finite, where all losses are; else nothing."""
+    if bool(losses.isfinite().all()):
+        for row, loss in zip(batch, losses, strict=True):
+            own = torch.autograd.grad(loss, trained, retain_graph=True, allow_unused=True)
+            flat = torch.cat([g.flatten() for g in own if g is not None])
+            check_finite(flat.unsqueeze(0), np.array([row]), len(examples), "gradients", examples)
+
+
+def _agreement(one: Subject, other: Subject) -> float | None:
+    """How far two networks answer alike over the training examples; None where a regression always says the same."""
+    answers = []
+    for subject in (one, other):
+
+        def said(part: slice, subject: Subject = subject) -> Tensor:
+            return evaluate(subject.model, subject.train, np.arange(part.start, part.stop, dtype=np.int64))
+
+        outputs = torch.cat([found for _, found in in_blocks(len(subject.train), PAIRS, said, NEED)])
+        answers.append(subject.objective.predict(outputs).double().cpu().numpy())
+    if one.objective.task == "classification":
+        return float((answers[0] == answers[1]).mean())
+    if min(np.ptp(answer) for answer in answers) == 0:
+        return None
+    return float(np.corrcoef(answers[0], answers[1])[0, 1])
 
 
 def _last_called(subject: Subject, found: Sequence[Layer]) -> str:

@@ -1,7 +1,6 @@
 """Margins and contrasts through every method: each row keeps its own classes, and they add up as log-probabilities do."""
 
 import copy
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -13,7 +12,6 @@ from torch import Tensor, nn
 from explorer.contracts import Fitted, Queries, Recipe, Subject, Target, Training
 from explorer.errors import SettingsError
 from explorer.influence import METHODS, backward, bias_only, gradients, tracin, value_embedding
-from explorer.influence.turnover_dropout import TurnoverDropout
 from explorer.objectives import CrossEntropy, SquaredError
 from explorer.retraining import Retraining, measures
 from explorer.training import train_epochs
@@ -33,9 +31,7 @@ PAIRS = np.array([[0, 1], [2, 0], [1, 2], [2, 1], [0, 2], [1, 0], [2, 1]])
 """What is asked of each of `ROWS`: the same row is asked about other classes when it comes again."""
 ALIKE = ("kfac", "refine", "arnoldi", "lissa")
 """Methods that ask about their queries as another one here does: left to `make slow`."""
-NAMES = [
-    pytest.param(name, marks=[pytest.mark.slow] if name in ALIKE else []) for name in (*METHODS, TurnoverDropout.name)
-]
+NAMES = [pytest.param(name, marks=[pytest.mark.slow] if name in ALIKE else []) for name in METHODS]
 ROADS = ("last-layer", "bias-only", "ekfac", "trak", "relative", "metagradient", "data-value-embedding")
 """Methods by each of the roads from a query to its gradient, which is taken at the final weights."""
 
@@ -81,8 +77,6 @@ def asked(labels: np.ndarray | None = None) -> ListExamples:
 
 @cache
 def fitted(name: str) -> Fitted:
-    if name == TurnoverDropout.name:
-        return TurnoverDropout().train(replace(subject(), model=copy.deepcopy(subject().model)), RECIPE)
     return METHODS[name](**CHEAPER.get(name, {})).fit(subject())
 
 

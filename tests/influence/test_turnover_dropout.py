@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from safetensors.torch import load_file, save_file
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
-from explorer.contracts import TARGETS, Queries, Recipe, Subject, Target
+from explorer.contracts import TARGETS, Queries, Recipe, Subject, Target, Training
 from explorer.errors import Cancelled, DataError, ModelError, SettingsError
 from explorer.influence import turnover_dropout
 from explorer.influence.turnover_dropout import FittedTurnoverDropout, TurnoverDropout, draw_bits, masking, unpacked
+from explorer.loading import as_model_input
 from explorer.objectives import CrossEntropy
 from explorer.training import epoch_batches, rate_at
 from tests.influence.networks import Network, loss, network, state
@@ -88,7 +90,7 @@ def test_an_example_never_reaches_the_units_outside_its_mask(name: str) -> None:
     """Under mask i no parameter of an unmasked unit has a gradient, and no change of one is felt."""
     made = network(name, torch.float64)
     fitted = _fitted(made)
-    model, masked = fitted.subject.model.eval(), list(zip(fitted.stats["masked"], fitted.stats["units"], strict=True))
+    model, masked = fitted.subject.model.eval(), list(zip(fitted.stats["layers"], fitted.stats["units"], strict=True))
     assert tuple(width for _, width in masked) == UNITS[name]
     masks = unpacked(fitted.bits, sum(UNITS[name]))
     reached = 0.0
@@ -111,7 +113,7 @@ def test_an_example_never_reaches_the_units_outside_its_mask(name: str) -> None:
 def test_training_is_sgd_with_every_example_under_its_own_mask(name: str) -> None:
     made, twin = network(name, torch.float64), network(name, torch.float64)
     fitted = _fitted(made)
-    names, units = fitted.stats["masked"], UNITS[name]
+    names, units = fitted.stats["layers"], UNITS[name]
     masks = unpacked(fitted.bits, sum(units))
     model, n = twin.model.eval(), len(twin.train)
     velocity: dict[str, Tensor] = {}
@@ -140,7 +142,7 @@ def test_scores_are_the_measure_under_each_mask_less_that_under_its_flip(
 ) -> None:
     made = network(name, torch.float64)
     fitted = _fitted(made)
-    names, units, model = fitted.stats["masked"], UNITS[name], fitted.subject.model.eval()
+    names, units, model = fitted.stats["layers"], UNITS[name], fitted.subject.model.eval()
     masks = unpacked(fitted.bits, sum(units))
 
     def measure(out: Tensor, x: Tensor, y: Tensor, target: Target) -> Tensor:
@@ -280,9 +282,40 @@ def test_what_cannot_be_is_a_message() -> None:
     with pytest.raises(ModelError, match=r"finite training losses; found .*rate"):
         TurnoverDropout().train(network("regression").subject(), Recipe(epochs=30, rate=1e6))
     named_first = problem("conv").subject()  # its head comes first by name and runs last
-    assert TurnoverDropout().train(named_first, Recipe(epochs=1)).stats["masked"] == ["body.first", "body.again"]
+    assert TurnoverDropout().train(named_first, Recipe(epochs=1)).stats["layers"] == ["body.first", "body.again"]
     assert TurnoverDropout(layers=["0"]).train(made.subject(), RECIPE).stats["units"] == [5]
     with torch.no_grad():
         fitted.subject.model[-1].bias[0] = float("nan")
     with pytest.raises(ModelError, match=r"finite outputs.*found"):
         fitted.score(made.queries())
+
+
+# ---- through a run's own training ----
+
+
+def test_fitting_trains_from_the_first_weights_by_the_recipe_and_says_how_far_both_answer_alike() -> None:
+    made = network("mlp")
+    first = {name: t.clone() for name, t in made.model.state_dict().items()}
+    by_hand = _fitted(made)
+    later = network("mlp")
+    with torch.no_grad():
+        for p in later.model.parameters():
+            p.mul_(1.5)
+    told = Training(RECIPE, RECIPE.epochs, lambda epoch: first if epoch == 0 else later.model.state_dict())
+    subject = replace(later.subject(), training=told)
+    fitted = TurnoverDropout(seed=1).fit(subject)
+    assert torch.equal(fitted.bits, by_hand.bits)
+    for name, weights in fitted.subject.model.state_dict().items():
+        assert torch.equal(weights, by_hand.subject.model.state_dict()[name])
+    everything = as_model_input(later.model, later.train.batch(np.arange(len(later.train))))
+    for model in (later.model, by_hand.subject.model):
+        model.eval()
+    with torch.no_grad():
+        alike = later.model(everything).argmax(1) == by_hand.subject.model(everything).argmax(1)
+    assert fitted.stats["agreement"] == pytest.approx(float(alike.double().mean()))
+    assert 0 < fitted.stats["agreement"] <= 1
+
+
+def test_fitting_a_model_of_unknown_training_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"Expected a model whose training is known.*found weights from elsewhere"):
+        TurnoverDropout().fit(network("mlp").subject())
