@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
 
 from explorer.errors import DataError, SettingsError
 
@@ -139,6 +138,8 @@ def _centered(predictions: ArrayLike, measures: ArrayLike) -> tuple[Pair, Pair]:
     wrong = int((~np.isfinite(predicted)).sum() + (~np.isfinite(measured)).sum())
     if wrong:
         raise DataError(f"Expected finite predictions and measures; found {wrong} others. Score or train again.")
+    from scipy.stats import rankdata  # a second to load, and only needed where something is compared
+
     x, y = (rankdata(values, axis=-2) - (len(measured) + 1) / 2 for values in (predicted, measured))
     each = _correlations(np.ones((1, len(measured))), x, y)[0]
     counted = np.isfinite(each).all(0)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from explorer.contracts import Examples, Objective, Progress, Queries, Recipe, Target, silent
@@ -21,10 +21,13 @@ from explorer.influence.gradients import asked_of
 from explorer.influence.replay import MEGABYTE, Network, gradients_per_model
 from explorer.influence.trajectory import REMOVALS, Optimizer, Removal, State, optimizer_of
 from explorer.loading import as_model_input
-from explorer.training import epoch_batches, evaluate, rate_at, resolve_epochs
+from explorer.training import EVALUATION_BATCH, epoch_batches, evaluate, rate_at, resolve_epochs
 
 Masks = NDArray[np.bool_]
+Weights = NDArray[np.floating[Any]]
 Array64 = NDArray[np.float64]
+Watch = Callable[[NDArray[np.int64], int, Tensor], None]
+"""`watch(models, epoch, weights)`: hears after each epoch (1 = the first) where models, by number, are: weights `[b, P]`."""
 
 COPIES = 6
 """Times a model's weights that its training holds at once: weights, velocity, gradient, and each new one of them."""
@@ -42,7 +45,8 @@ class Retraining:
     by each model's own seed, which also orders its batches; with `order` given, that seed orders the batches of all of them, so
     that seeds vary the initial weights alone. `removal` says what a left-out example does to its batch: "leaves"
     (`train_epochs(rows=...)`: the mean of those that stay, no step where none does) or "zero" (its loss counts 0,
-    the divisor stays). `optimizer=None` is the recipe's own SGD. `memory`, in megabytes, bounds the models at once.
+    the divisor stays). An example of weight w in between counts w times its loss: "leaves" divides by the sum of the
+    weights in the batch, so that 0 and 1 are to leave and to stay; "zero" by the whole batch. `optimizer=None` is the recipe's own SGD. `memory`, in megabytes, bounds the models at once.
     """
 
     fresh: Callable[[int], nn.Module]
@@ -80,18 +84,21 @@ def retrain(
     asked: Examples,
     rows: NDArray[np.int64],
     progress: Progress = silent,
+    watch: Watch | None = None,
+    weights: Weights | None = None,
 ) -> Iterator[Retrained]:
     """Trains model j on the rows that `masks[j]` keeps, with `seeds[j]`; yields blocks of models as they are done.
 
     `masks` `[t, n]` bool, one seed each; outputs are of `rows` of `asked`, in evaluation mode. A model equals the one
     that `train_epochs` trains alone up to float32 sums in another order. Blocks hold models of one batch order, so equal
     seeds, or `order`, train fastest. Cost: as t trainings, less their overhead. `progress` counts epochs over all models.
+    `watch` must leave what it is shown as it is. `weights` `[t, n]` in 0..1 are what the losses of those kept count (1).
 
     Raises:
-        DataError: masks or seeds do not fit, or a mask keeps nothing.
+        DataError: masks or seeds do not fit, a weight is outside 0..1, or a model keeps nothing.
         ModelError: the model differs between training and evaluation mode, or a training diverges.
     """
-    kept, numbers = _checked(masks, seeds, len(plan.train))
+    kept, numbers = _checked(masks, seeds, len(plan.train), weights)
     orders = numbers if plan.order is None else np.full_like(numbers, plan.order)
     model = plan.fresh(int(numbers[0]))
     network = Network(model, model.state_dict())
@@ -112,11 +119,25 @@ def retrain(
         def told(epoch: int, epochs: int, note: str, done: int = done, size: int = len(members)) -> None:
             progress(done * epochs + epoch * size, len(numbers) * epochs, note)
 
-        weights = _train(plan, network, recipe, start, torch.from_numpy(kept[members]), told)
+        def watched(epoch: int, thetas: Tensor, members: NDArray[np.int64] = members) -> None:
+            if watch is not None:
+                watch(members, epoch, thetas)
+
+        thetas = _train(plan, network, recipe, start, torch.from_numpy(kept[members]), told, watched)
         with network.mode(training=False), torch.no_grad():
-            outputs = torch.stack([network.outputs(theta, inputs) for theta in weights])
-        yield Retrained(members, weights, outputs)
+            outputs = torch.stack([network.outputs(theta, inputs) for theta in thetas])
+        yield Retrained(members, thetas, outputs)
         done += len(members)
+
+
+def outputs_at(network: Network, theta: Tensor, examples: Examples) -> Tensor:
+    """Outputs `[n, k]` of a model with weights `[P]` for all `examples`, in evaluation mode, a batch at a time."""
+    with network.mode(training=False), torch.no_grad():
+        parts = []
+        for start in range(0, len(examples), EVALUATION_BATCH):
+            rows = np.arange(start, min(start + EVALUATION_BATCH, len(examples)), dtype=np.int64)
+            parts.append(network.outputs(theta, as_model_input(network.model, examples.batch(rows))))
+        return torch.cat(parts)
 
 
 def measures(
@@ -240,6 +261,8 @@ def predictability(effects: Array64, seed: int = 0) -> Predictability:
 
 def _agreement(values: Array64) -> Array64:
     """Mean over pairs of trainings of Spearman over removals, `[q]`; NaN for a query that nothing moves."""
+    from scipy.stats import rankdata  # a second to load, and only needed where something is compared
+
     ranks = rankdata(values, axis=1) - (values.shape[1] + 1) / 2
     size = np.sqrt(np.square(ranks).sum(1, keepdims=True))
     unit = np.divide(ranks, size, out=np.full_like(ranks, np.nan), where=size > 0)
@@ -254,9 +277,15 @@ def _mean(values: Array64) -> float:
 
 
 def _train(
-    plan: Retraining, network: Network, recipe: Recipe, start: Tensor, kept: Tensor, progress: Progress
+    plan: Retraining,
+    network: Network,
+    recipe: Recipe,
+    start: Tensor,
+    kept: Tensor,
+    progress: Progress,
+    watch: Callable[[int, Tensor], None],
 ) -> Tensor:
-    """Weights `[b, P]` after training every model of a block; `kept` `[b, n]` bool."""
+    """Weights `[b, P]` after training every model of a block; `kept` `[b, n]` bool or weights."""
     n, epochs = len(plan.train), resolve_epochs(recipe, len(plan.train))
     optimizer = plan.optimizer or optimizer_of(plan.recipe)
     targets = torch.tensor(plan.train.labels).to(start.device)
@@ -269,7 +298,7 @@ def _train(
                 rows = torch.from_numpy(batch)
                 stays = kept[:, rows].to(start)
                 count = stays.sum(1, keepdim=True)
-                shares = stays / (count.clamp(min=1) if plan.removal == "leaves" else len(batch))
+                shares = stays / (torch.where(count > 0, count, 1) if plan.removal == "leaves" else len(batch))
                 inputs = as_model_input(network.model, plan.train.batch(batch))
                 thetas = [state[0] for state in states]
                 found = gradients_per_model(network, plan.objective, thetas, shares, inputs, targets[rows])
@@ -282,6 +311,7 @@ def _train(
                 f"Expected finite weights; found others in {int((~weights.isfinite()).any(1).sum())} of {len(start)} "
                 f"models in epoch {epoch} with a rate of {recipe.rate:g}. Try a rate of {recipe.rate / 10:g}."
             )
+        watch(epoch, weights)
     progress(epochs, epochs, f"{len(start)} models trained")
     return weights
 
@@ -340,13 +370,23 @@ def _asked_about(objective: Objective, queries: Queries, model: nn.Module | None
     return objective.predict(evaluate(model, queries.examples, queries.rows))
 
 
-def _checked(masks: Masks, seeds: Sequence[int], n: int) -> tuple[Masks, NDArray[np.int64]]:
+def _checked(
+    masks: Masks, seeds: Sequence[int], n: int, weights: Weights | None
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """What every example counts in every model, bool where no weights are given, and the seeds."""
     kept, numbers = np.asarray(masks), np.asarray(seeds, dtype=np.int64)
     if kept.dtype != bool or kept.ndim != 2 or kept.shape[1] != n or numbers.shape != (len(kept),) or not len(kept):
         raise DataError(
             f"Expected masks [models, {n}] of bool and one seed each; found masks {list(kept.shape)} of {kept.dtype} and "
             f"{numbers.size} seeds. Give a row of masks and a seed for every model."
         )
+    if weights is not None:
+        if weights.shape != kept.shape or not (weights.min() >= 0 and weights.max() <= 1):  # NaN fails both
+            raise DataError(
+                f"Expected weights in 0..1, {list(kept.shape)} as the masks; found {weights.min():g} to {weights.max():g}, "
+                f"{list(weights.shape)}. Give 1 for an example that counts in full."
+            )
+        kept = np.where(kept, weights, 0)
     if not kept.any(1).all():
         raise DataError(
             f"Expected every model to keep an example; found none in mask {int(np.flatnonzero(~kept.any(1))[0])}. "
