@@ -91,6 +91,10 @@ class Rows:
     def __getitem__(self, part: slice) -> Rows:
         return Rows([a[part] for a in self.inputs], [d[part] for d in self.pulls])
 
+    def of(self, layers: list[int]) -> Rows:
+        """Of some of the layers."""
+        return Rows([self.inputs[i] for i in layers], [self.pulls[i] for i in layers])
+
     def gradients(self) -> list[Tensor]:
         """`[b, width_out, width_in]` for each layer."""
         return [outer(d, a) for a, d in zip(self.inputs, self.pulls, strict=True)]
@@ -335,16 +339,19 @@ class FittedInverse:
         exact = [i for i in range(len(asked.inputs)) if self.separable is None or not self.separable.covers(i)]
         planes: list[Tensor] = []
         if exact:
-            directions = self.inverse.apply(asked.gradients())
-            planes = _enough([directions[i] for i in exact])
+            planes = _enough(self._directions(asked, exact))
         for start, block in self.training(progress, "scores"):
             found = values.new_zeros(len(asked), len(block), device=asked.inputs[0].device, dtype=asked.inputs[0].dtype)
             if self.separable is not None:
                 self.separable.add(found, asked.inputs, asked.pulls, block.inputs, block.pulls)
             if exact:
-                chosen = Rows([block.inputs[i] for i in exact], [block.pulls[i] for i in exact])
-                found += contract(planes, chosen)[: len(asked)]
+                found += contract(planes, block.of(exact))[: len(asked)]
             values[:, start : start + len(block)].copy_(found.div_(-n))
+
+    def _directions(self, asked: Rows, some: list[int]) -> list[Tensor]:
+        """The inverse times the queries' gradients, for some of the layers."""
+        directions = self.inverse.apply(asked.gradients())
+        return [directions[i] for i in some]
 
     def training(self, progress: Progress, note: str) -> Iterator[tuple[int, Rows]]:
         """The training set's factors along the basis' axes; `progress` is asked before each block and at the end."""

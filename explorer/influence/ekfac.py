@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from explorer.contracts import Fitted, Progress, Subject, silent
-from explorer.errors import SettingsError
 from explorer.influence import kronecker
 from explorer.influence.blocks import says_what_fits
 from explorer.influence.damping import Damping
@@ -32,22 +31,24 @@ class EKFAC:
     second moments along them. Departs from Grosse et al.: the Fisher is summed over all classes (up to 64) instead of
     sampled, so the same model gives the same scores; and λ is a share of the mean eigenvalue of the whole model, not of
     each layer. `damping` is λ >= 0, None for `relative_damping` times that mean. `layers` names those to use (all that
-    can be handled by default). `rank` scores pairs of layers with one position by that many separable products instead
-    of the exact diagonal: faster, with the error it makes measured in the stats (see `separable`).
+    can be handled by default). Pairs of larger layers with one position are scored by separable products in place of the
+    diagonal: the fewest that leave out no more than a share `tolerance` of it, where gradients are (see `separable`); 0
+    scores exactly. `rank` is how many products in every such layer instead. The stats tell `ranks` by layer (0 is exact),
+    `tails` (the share left out), and error and rank agreement as measured on training examples.
     """
 
     damping: float | None = None
     relative_damping: float = RELATIVE_DAMPING
     layers: Sequence[str] | None = None
     rank: int | None = None
+    tolerance: float = kronecker.TOLERANCE
     name: ClassVar[str] = "ekfac"
 
     def __post_init__(self) -> None:
         Damping(self.damping, self.relative_damping)
         if self.layers is not None:
             object.__setattr__(self, "layers", kronecker.names(self.layers))
-        if self.rank is not None and self.rank < 1:
-            raise SettingsError(f"Expected rank >= 1; found {self.rank}. Leave it out for the exact diagonal.")
+        kronecker.Precision(self.rank, self.tolerance)
 
     @says_what_fits
     def fit(self, subject: Subject, progress: Progress = silent) -> Fitted:
@@ -66,7 +67,8 @@ class EKFAC:
         eigenvalues = fisher.corrected(axes.basis, progress)
         seconds = {"factors": halfway - began, "eigenvalues": time.perf_counter() - halfway}
         damping = Damping(self.damping, self.relative_damping)
-        return kronecker.fitted(self.name, subject, found, fisher, axes.basis, eigenvalues, damping, self.rank, seconds)
+        precision = kronecker.Precision(self.rank, self.tolerance)
+        return kronecker.fitted(self.name, subject, found, fisher, axes.basis, eigenvalues, damping, precision, seconds)
 
     def restore(self, subject: Subject, tensors: Mapping[str, Tensor], stats: Mapping[str, Any]) -> Fitted:
         """The fitted method from `tensors()` and `stats`."""

@@ -35,11 +35,13 @@ def fisher_rule(objective: Objective, outputs: int) -> str:
     return f"{DRAWS} labels drawn for each example (seed 0), {outputs} classes"
 
 
-def fisher_count(objective: Objective, outputs: int) -> int:
-    """How many columns `fisher_columns` yields."""
+def fewest_count(objective: Objective, outputs: int) -> int:
+    """How many columns `fewest_columns` yields."""
     if isinstance(objective, SequenceLogProbability):
         return objective.columns
-    return outputs if outputs <= MOST_CLASSES else DRAWS
+    if objective.task == "regression":
+        return outputs
+    return max(1, outputs - 1) if outputs <= MOST_CLASSES else DRAWS
 
 
 def fisher_is_exact(objective: Objective, outputs: int) -> bool:
@@ -76,6 +78,29 @@ def fisher_columns(
     drawn = torch.multinomial(p.cpu(), DRAWS, replacement=True, generator=generator).to(outputs.device)
     for label in drawn.unbind(1):
         yield objective.loss_gradient(outputs, label) / DRAWS**0.5
+
+
+def fewest_columns(
+    objective: Objective, outputs: Float[Tensor, "b k"], start: int = 0
+) -> Iterator[Float[Tensor, "b k"]]:
+    """As `fisher_columns`, with one column less for classification: for sums over columns, whatever the columns are.
+
+    Those of the Cholesky factor of diag(p) − p pᵀ, out of sums of probabilities: nothing cancels, however sure p is.
+    Column c is √(p_c s' / s) (e_c − q): s and s' sum the probabilities from c on and after c, and q are those after c over
+    s'. A k-th would be zero: what is taken from one class is given to another.
+    """
+    k = outputs.shape[1]
+    if objective.task != "classification" or not 1 < k <= MOST_CLASSES:
+        yield from fisher_columns(objective, outputs, start)
+        return
+    p = outputs.softmax(1)
+    sums = p.flip(1).cumsum(1).flip(1)
+    least = torch.finfo(p.dtype).tiny
+    for c in range(k - 1):
+        column = torch.zeros_like(p)
+        column[:, c] = 1
+        column[:, c + 1 :] = -p[:, c + 1 :] / sums[:, c + 1 : c + 2].clamp_min(least)
+        yield column * (p[:, c] * (sums[:, c + 1] / sums[:, c].clamp_min(least))).sqrt().unsqueeze(1)
 
 
 def curvature_product(

@@ -172,11 +172,11 @@ class Fisher:
     def _columns(self, trace: Trace, start: int) -> Iterator[list[Tensor]]:
         outputs = trace.outputs.detach()
         self.rule = factors.fisher_rule(self._subject.objective, outputs.shape[1])
-        for column in factors.fisher_columns(self._subject.objective, outputs.double(), start):
+        for column in factors.fewest_columns(self._subject.objective, outputs.double(), start):
             yield trace.pulls(column.to(outputs.dtype))
 
     def _bytes(self, outputs: Tensor) -> int:
-        columns = factors.fisher_count(self._subject.objective, outputs.shape[1])
+        columns = factors.fewest_count(self._subject.objective, outputs.shape[1])
         each = sum(layer.positions * (layer.width_in + columns * layer.width_out) for layer in self._layers.layers)
         return len(self._subject.train) * each * outputs.element_size()
 

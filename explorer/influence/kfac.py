@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from explorer.contracts import Fitted, Progress, Subject, silent
-from explorer.errors import SettingsError
 from explorer.influence import kronecker
 from explorer.influence.blocks import says_what_fits
 from explorer.influence.damping import Damping
@@ -35,14 +34,14 @@ class KFAC:
     relative_damping: float = RELATIVE_DAMPING
     layers: Sequence[str] | None = None
     rank: int | None = None
+    tolerance: float = kronecker.TOLERANCE
     name: ClassVar[str] = "kfac"
 
     def __post_init__(self) -> None:
         Damping(self.damping, self.relative_damping)
         if self.layers is not None:
             object.__setattr__(self, "layers", kronecker.names(self.layers))
-        if self.rank is not None and self.rank < 1:
-            raise SettingsError(f"Expected rank >= 1; found {self.rank}. Leave it out for the exact diagonal.")
+        kronecker.Precision(self.rank, self.tolerance)
 
     @says_what_fits
     def fit(self, subject: Subject, progress: Progress = silent) -> Fitted:
@@ -60,7 +59,8 @@ class KFAC:
         eigenvalues = [torch.outer(d, a) for d, a in zip(axes.pulls, axes.inputs, strict=True)]
         seconds = {"factors": time.perf_counter() - began}
         damping = Damping(self.damping, self.relative_damping)
-        return kronecker.fitted(self.name, subject, found, fisher, axes.basis, eigenvalues, damping, self.rank, seconds)
+        precision = kronecker.Precision(self.rank, self.tolerance)
+        return kronecker.fitted(self.name, subject, found, fisher, axes.basis, eigenvalues, damping, precision, seconds)
 
     def restore(self, subject: Subject, tensors: Mapping[str, Tensor], stats: Mapping[str, Any]) -> Fitted:
         """The fitted method from `tensors()` and `stats`."""

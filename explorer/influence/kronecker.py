@@ -29,13 +29,52 @@ from explorer.influence.directional import (
 )
 from explorer.influence.fisher import Fisher, saved
 from explorer.influence.layers import Layers
-from explorer.influence.separable import Separable, agreement, separate
+from explorer.influence.separable import Products, Separable, agreement, of_rank, within
 
-MEASURED = (64, 512)
+TOLERANCE = 1e-3
+"""What products may leave out of the inverse by default, as a share: scores keep their ranks (Spearman .9998 and more over
+five problems)."""
+MEASURED = (32, 256)
 """Training examples asked about, and training examples answering, when the error of separable products is measured."""
+MEASURED_ELEMENTS = 2**23
+"""Numbers in the gradients of those asked about (32 MB in float32; their directions as much again): of a model too large
+for this fewer are, but `FEWEST` at least."""
+FEWEST = 4
 SINGULAR = 1e-10
 """Share of the largest eigenvalue below which a damped one cannot be told from zero: float32 products leave (1e-7)²
 in a square of nothing, over some hundred columns."""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How pairs are scored: by `rank` products a layer, else by as many as leave out `tolerance`, or exactly (0)."""
+
+    rank: int | None
+    tolerance: float
+
+    def __post_init__(self) -> None:
+        if self.rank is not None and self.rank < 1:
+            raise SettingsError(
+                f"Expected rank >= 1; found {self.rank}. Leave it out to have it chosen by the tolerance."
+            )
+        if not 0 <= self.tolerance < 1:
+            raise SettingsError(
+                f"Expected tolerance >= 0 and below 1; found {self.tolerance}. Choose 0 for exact scores, or leave it out."
+            )
+
+    def products(self, inverse: Tensor, energy: Tensor) -> Products | None:
+        """Those for a layer of one position, or None where the inverse itself is used."""
+        return within(inverse, energy, self.tolerance) if self.rank is None else of_rank(inverse, energy, self.rank)
+
+    @property
+    def stats(self) -> dict[str, Any]:
+        """What was asked for, as stats."""
+        return {"tolerance": self.tolerance} if self.rank is None else {"rank": self.rank}
+
+    @classmethod
+    def told(cls, stats: Mapping[str, Any]) -> Precision:
+        """What stats say was asked for; those from before there was a tolerance say nothing where scores are exact."""
+        return cls(stats.get("rank"), stats.get("tolerance", 0.0))
 
 
 @dataclass(frozen=True)
@@ -50,6 +89,11 @@ class Diagonal:
     def apply(self, gradients: list[Tensor]) -> list[Tensor]:
         """The inverse times gradients that are counted along the axes; cost one product a number."""
         return [g * R.to(g) for g, R in zip(gradients, self.inverses(), strict=True)]
+
+    def of(self, some: list[int]) -> Diagonal:
+        """The inverse of some of the layers."""
+        basis = Basis([self.basis.inputs[i] for i in some], [self.basis.pulls[i] for i in some])
+        return Diagonal(basis, [self.eigenvalues[i] for i in some], self.shift, None)
 
     def inverses(self) -> list[Tensor]:
         """1/(Λ + shift) of each layer, float64."""
@@ -85,10 +129,10 @@ def fitted(
     basis: Basis,
     eigenvalues: list[Tensor],
     damping: Damping,
-    rank: int | None,
+    precision: Precision,
     seconds: dict[str, float],
 ) -> FittedKronecker:
-    """The method at its damping, with products of `rank` in place of the inverse where that is asked for.
+    """The method at its damping, with products in place of the inverse as `precision` has it.
 
     Raises:
         SettingsError: an eigenvalue is zero and neither weight decay nor damping lifts it.
@@ -107,11 +151,10 @@ def fitted(
         "layers": list(found.names),
         "left_out": dict(found.left_out),
     }
-    if rank is not None:
-        began = time.perf_counter()
-        inverse, evidence = _separated(subject, found, inverse, rank, fisher.training)
-        stats |= evidence
-        seconds["products"] = time.perf_counter() - began
+    began = time.perf_counter()
+    inverse, evidence = _separated(subject, found, inverse, precision, fisher.training)
+    stats |= evidence
+    seconds["products"] = time.perf_counter() - began
     stats |= {"seconds": sum(seconds.values()), "seconds_each": seconds}
     made = _assembled(method, subject, found, inverse, stats)
     made._kept = fisher.training
@@ -123,7 +166,7 @@ class FittedKronecker(FittedInverse):
     """An inverse that is diagonal along Kronecker factors' eigenvectors: another damping costs next to nothing."""
 
     def redamped(self, damping: float) -> FittedKronecker:
-        """The same eigenvectors and eigenvalues at another λ; products of a rank are fitted again.
+        """The same eigenvectors and eigenvalues at another λ; products are fitted again.
 
         Raises:
             SettingsError: the damping is negative or not finite, or the curvature is singular at it.
@@ -134,12 +177,16 @@ class FittedKronecker(FittedInverse):
         _check_invertible(inverse.eigenvalues, damping, self.subject.weight_decay)
         moved = Diagonal(inverse.basis, inverse.eigenvalues, shift, None)
         stats = {**self.stats, "damping": damping, "damping_rule": "given"}
-        if "rank" in stats:
-            moved, evidence = _separated(self.subject, self.layers, moved, stats["rank"], self._kept)
-            stats |= evidence
+        moved, evidence = _separated(self.subject, self.layers, moved, Precision.told(stats), self._kept)
+        stats |= evidence
         other = _assembled(self.method, self.subject, self.layers, moved, stats)
         other._kept = self._kept
         return other
+
+    def _directions(self, asked: Rows, some: list[int]) -> list[Tensor]:
+        """Of these layers alone: the gradients of others, scored by products, are never built."""
+        assert isinstance(self.inverse, Diagonal)
+        return self.inverse.of(some).apply(asked.of(some).gradients())
 
 
 def restored(
@@ -151,10 +198,8 @@ def restored(
     own = {name: tensor.to(device) for name, tensor in tensors.items()}
     count = len(found.layers)
     basis = Basis([own[f"{i}/inputs"] for i in range(count)], [own[f"{i}/pulls"] for i in range(count)])
-    separable = None
-    if "rank" in stats:
-        pairs = ((own.get(f"{i}/left"), own.get(f"{i}/right")) for i in range(count))
-        separable = Separable(tuple((a, b) if a is not None and b is not None else None for a, b in pairs))
+    pairs = ((own.get(f"{i}/left"), own.get(f"{i}/right")) for i in range(count))
+    separable = _separable([(a, b) if a is not None and b is not None else None for a, b in pairs])
     shift = stats["weight_decay"] + stats["damping"]
     inverse = Diagonal(basis, [own[f"{i}/eigenvalues"] for i in range(count)], shift, separable)
     return _assembled(method, subject, found, inverse, dict(stats))
@@ -197,32 +242,43 @@ def _assembled(
 
 
 def _separated(
-    subject: Subject, found: Layers, inverse: Diagonal, rank: int, training: Kept
+    subject: Subject, found: Layers, inverse: Diagonal, precision: Precision, training: Kept
 ) -> tuple[Diagonal, dict[str, Any]]:
-    """The inverse with products for every layer of one position, and how far they are from it on training examples."""
+    """The inverse with products for the layers of one position, and how far they are from it on training examples."""
     dtype = inverse.basis.inputs[0].dtype
-    pairs = [
-        separate(R, values, rank) if layer.positions == 1 else None
+    chosen = [
+        precision.products(R, values) if layer.positions == 1 else None
         for layer, R, values in zip(found.layers, inverse.inverses(), inverse.eigenvalues, strict=True)
     ]
-    separable = Separable(tuple(pair and (saved(pair[0], dtype), saved(pair[1], dtype)) for pair in pairs))
-    asked, answering = (_spread(subject, found, inverse.basis, count, training) for count in MEASURED)
+    evidence = precision.stats | {
+        "ranks": [0 if each is None else len(each.left) for each in chosen],
+        "tails": [0.0 if each is None else each.tail for each in chosen],
+    }
+    pairs = [None if each is None else (saved(each.left, dtype), saved(each.right, dtype)) for each in chosen]
+    made = Diagonal(inverse.basis, inverse.eigenvalues, inverse.shift, _separable(pairs))
+    error, ranks = _measured(subject, found, made, training)
+    return made, evidence | {"rank_error": error, "rank_agreement": ranks}
+
+
+def _separable(pairs: list[tuple[Tensor, Tensor] | None]) -> Separable | None:
+    return Separable(tuple(pairs)) if any(pair is not None for pair in pairs) else None
+
+
+def _measured(subject: Subject, found: Layers, inverse: Diagonal, training: Kept) -> tuple[float, float]:
+    """Error and rank agreement of an inverse's products with itself, on training examples asked about training examples."""
+    separable = inverse.separable
+    if separable is None:
+        return 0.0, 1.0
+    counts = max(FEWEST, min(MEASURED[0], MEASURED_ELEMENTS // found.size)), MEASURED[1]
+    asked, answering = (_spread(subject, found, inverse.basis, count, training) for count in counts)
+    others = [i for i in range(len(found.layers)) if not separable.covers(i)]
     directions = inverse.apply(asked.gradients())
     exact = contract(directions, answering)
-    others = [i for i in range(len(pairs)) if pairs[i] is None]
     products = torch.zeros_like(exact)
     if others:
-        rest = Rows([answering.inputs[i] for i in others], [answering.pulls[i] for i in others])
-        products += contract([directions[i] for i in others], rest)
+        products += contract([directions[i] for i in others], answering.of(others))
     separable.add(products, asked.inputs, asked.pulls, answering.inputs, answering.pulls)
-    error, ranks = agreement(products, exact)
-    evidence = {
-        "rank": rank,
-        "ranks": [0 if pair is None else len(pair[0]) for pair in pairs],
-        "rank_error": error,
-        "rank_agreement": ranks,
-    }
-    return Diagonal(inverse.basis, inverse.eigenvalues, inverse.shift, separable), evidence
+    return agreement(products, exact)
 
 
 def _spread(subject: Subject, found: Layers, basis: Basis, count: int, training: Kept) -> Rows:

@@ -70,13 +70,10 @@ class Layer:
         In float32 at least: sums over rows of half precision would lose what is measured.
         """
         rows = _at_least_float32(seen.detach())
-        if isinstance(self.module, nn.Linear):
-            rows = rows.reshape(examples, -1, seen.shape[-1])
-        else:
-            rows = _unfolded(self.module, rows).transpose(1, 2).reshape(examples, -1, self.module.weight[0].numel())
-        if self.module.bias is None:
-            return rows.clone()
-        return functional.pad(rows, (0, 1), value=1.0)
+        if not isinstance(self.module, nn.Linear):
+            return _patches(self.module, rows)
+        rows = rows.reshape(examples, -1, seen.shape[-1])
+        return rows.clone() if self.module.bias is None else functional.pad(rows, (0, 1), value=1.0)
 
     def rows_out(self, gradient: Tensor, examples: int) -> Float[Tensor, "b t o"]:
         """A gradient with respect to what one call returned, as rows `[examples, positions, width_out]`."""
@@ -220,8 +217,11 @@ def _at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def _unfolded(module: nn.Conv1d | nn.Conv2d, seen: Tensor) -> Float[Tensor, "b patch place"]:
-    """Patches under the kernel, channels outermost; a 1-d convolution is a 2-d one of height 1."""
+def _patches(module: nn.Conv1d | nn.Conv2d, seen: Tensor) -> Float[Tensor, "b place patch"]:
+    """Patches under the kernel, channels outermost, with a last one where there is a bias; copied once, into their place.
+
+    A 1-d convolution is a 2-d one of height 1.
+    """
     lift = (1,) * (2 - len(module.kernel_size))
     kernel, stride, dilation = (lift + tuple(x) for x in (module.kernel_size, module.stride, module.dilation))
     seen = seen.unsqueeze(2) if lift else seen
@@ -231,8 +231,17 @@ def _unfolded(module: nn.Conv1d | nn.Conv2d, seen: Tensor) -> Float[Tensor, "b p
     else:
         sides = [(p, p) for p in (0,) * len(lift) + tuple(module.padding)]
     (top, bottom), (left, right) = sides
-    seen = functional.pad(seen, (left, right, top, bottom))
-    return functional.unfold(seen, kernel, dilation, 0, stride)
+    windows = functional.pad(seen, (left, right, top, bottom))
+    for dim in (2, 3):
+        k, d = kernel[dim - 2], dilation[dim - 2]
+        windows = windows.unfold(dim, d * (k - 1) + 1, stride[dim - 2])[..., ::d]
+    examples, channels, high, wide, *_ = windows.shape
+    patch, biased = channels * kernel[0] * kernel[1], module.bias is not None
+    rows = seen.new_empty(examples, high, wide, patch + biased)
+    places = rows[..., :patch].view(examples, high, wide, channels, *kernel)
+    places.copy_(windows.permute(0, 2, 3, 1, 4, 5))
+    rows[..., patch:] = 1
+    return rows.flatten(1, 2)
 
 
 def _is_handled(module: nn.Module) -> bool:

@@ -38,7 +38,7 @@ from tests.bench.fidelity_problems import MissingDataError
 from tests.bench.fidelity_trained import Trained
 
 PEER, FROZEN = PEERS = "kronfluence", "kronfluence, no pauses"
-EXACT = "EKFAC()"
+EXACT, DEFAULT = "EKFAC(tolerance=0)", "EKFAC()"
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,10 @@ def speed(name: str, plan: Plan) -> Speed:
     """Times and agreement on one problem; meant for a process of its own."""
     torch.set_num_threads(1)
     found = checkpoint(name)
-    exact = run_ours(found, EKFAC(), double=True).values
+    exact = run_ours(found, EKFAC(tolerance=0.0), double=True).values
     floor = Floor.of(found, layers_of(found))
-    work: dict[str, Callable[[], Result]] = {EXACT: partial(run_ours, found, EKFAC())}
+    work: dict[str, Callable[[], Result]] = {EXACT: partial(run_ours, found, EKFAC(tolerance=0.0))}
+    work[DEFAULT] = partial(run_ours, found, EKFAC())
     work |= {f"EKFAC(rank={rank})": partial(run_ours, found, EKFAC(rank=rank)) for rank in plan.ranks}
     with ExitStack() as stack:
         if plan.peers:
@@ -134,12 +135,14 @@ def agreement(name: str, ranks: Sequence[int]) -> list[tuple[str, str, float, fl
     """For each rank: problem, setting, Spearman over all scores, mean over queries, and the error the method itself tells."""
     torch.set_num_threads(1)
     found = checkpoint(name)
-    exact = run_ours(found, EKFAC(), double=True).values
+    exact = run_ours(found, EKFAC(tolerance=0.0), double=True).values
     rows = []
-    for rank in (None, *ranks):
-        values = run_ours(found, EKFAC(rank=rank)).values
+    methods = {EXACT: EKFAC(tolerance=0.0), DEFAULT: EKFAC()} | {
+        f"EKFAC(rank={rank})": EKFAC(rank=rank) for rank in ranks
+    }
+    for what, method in methods.items():
+        values = run_ours(found, method).values
         error = float(((values - exact).norm(dim=1) / exact.norm(dim=1)).median())
-        what = EXACT if rank is None else f"EKFAC(rank={rank})"
         rows.append((name, what, spearman(values, exact), spearman_of_rows(values, exact), error))
     return rows
 
@@ -177,7 +180,7 @@ def shown_growth(title: str, rows: Sequence[Grown]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        rank = "exact" if row.rank is None else str(row.rank)
+        rank = "exact" if row.rank is None else str(row.rank or "default")
         lines.append(
             f"| {row.train:,} | {row.parameters:,} | {row.queries:,} | {rank} "
             f"| {row.fit:.2f} | {row.score:.2f} | {row.megabytes:.0f} |"
@@ -228,7 +231,6 @@ def measure(plan: Plan, parts: Sequence[str]) -> dict[str, Any]:
         rows = [row for name in plan.problems for some in _told(apart, name, agreement, plan.ranks) for row in some]
         print(shown_agreement(rows), flush=True)
         found["agreement"] = rows
-    rank = plan.ranks[len(plan.ranks) // 2]
     growths = {
         "queries": [(engine_growth.digits_with, count) for count in plan.queries],
         "train": [(engine_growth.network_with, n, (64, 64), plan.asked) for n in plan.train],
@@ -239,7 +241,7 @@ def measure(plan: Plan, parts: Sequence[str]) -> dict[str, Any]:
     }
     for part, works in growths.items():
         if part in parts:
-            grown = [apart(*work, how) for work in works for how in (None, rank)]
+            grown = [apart(*work, how) for work in works for how in (None, 0)]
             print(shown_growth(f"Growth with {part}", grown), flush=True)
             found[part] = [asdict(row) for row in grown]
     return found

@@ -34,7 +34,7 @@ STEPS = 60
 @dataclass(frozen=True)
 class Grown:
     """One row: what was measured, seconds of the processor to fit and to score, and peak resident memory (MB) over the
-    start's."""
+    start's. `rank` is None for exact scores and 0 for those of the default tolerance."""
 
     train: int
     parameters: int
@@ -88,10 +88,11 @@ def network_with(train: int, widths: tuple[int, ...], queries: int, rank: int | 
 
 def measured(subject: Subject, queries: Queries, rank: int | None) -> Grown:
     """Fit and score in blocks of queries, with the peak of memory meanwhile."""
-    EKFAC(rank=rank).fit(_few(subject))  # what a first call takes once, of code and of memory
+    method = EKFAC(tolerance=0.0) if rank is None else EKFAC(rank=rank or None)
+    method.fit(_few(subject))  # what a first call takes once, of code and of memory
     with peak_memory() as peak:
         began = time.process_time()
-        fitted = EKFAC(rank=rank).fit(subject)
+        fitted = method.fit(subject)
         halfway = time.process_time()
         buffer = torch.empty(min(BLOCK, len(queries.rows)), len(subject.train))
         for start in range(0, len(queries.rows), BLOCK):

@@ -60,8 +60,11 @@ def test_a_run_is_the_method_and_its_stages_are_within_the_whole(found: Trained)
 def test_a_comparison_tells_agreement_times_and_floor(found: Trained) -> None:
     plan = engine.Plan(ranks=(2,), repeats=2)
     with one_thread():
-        exact = run_ours(found, EKFAC(), double=True).values
-        work = {engine.EXACT: lambda: run_ours(found, EKFAC()), "rank 2": lambda: run_ours(found, EKFAC(rank=2))}
+        exact = run_ours(found, EKFAC(tolerance=0.0), double=True).values
+        work = {
+            engine.EXACT: lambda: run_ours(found, EKFAC(tolerance=0.0)),
+            "rank 2": lambda: run_ours(found, EKFAC(rank=2)),
+        }
         made = engine.compared(found, plan, Floor.of(found, layers_of(found)), work, exact)
     assert made.repeats_to_the_bit
     assert made.passes > 0

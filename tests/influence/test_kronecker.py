@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from explorer.errors import Cancelled, ModelError, SettingsError
 from explorer.influence import backward, directional, factors, fisher, layers
 from explorer.influence.ekfac import EKFAC
 from explorer.influence.kfac import KFAC
+from explorer.influence.kronecker import TOLERANCE
 from explorer.objectives import CrossEntropy, SquaredError
 from tests.influence.networks import NAMES, Network, network, state
 from tests.problems import TensorExamples, one_thread
@@ -50,10 +52,15 @@ def test_fisher_columns_are_a_root_of_the_curvature(objective: CrossEntropy | Sq
     k = 5 if objective.task == "classification" else 1
     outputs = 3 * torch.randn(6, k, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     outputs[0] *= 20  # an answer so sure that its curvature is nearly nothing
-    columns = torch.stack(list(factors.fisher_columns(objective, outputs)), 2)
+    columns, fewest = (
+        torch.stack(list(found(objective, outputs)), 2) for found in (factors.fisher_columns, factors.fewest_columns)
+    )
     assert columns.shape == (6, k, k)
+    assert fewest.shape == (6, k, max(1, k - 1))
+    assert fewest.shape[2] == factors.fewest_count(objective, k)
     rounding = 1e-14
-    assert (columns @ columns.mT - objective.loss_curvature(outputs)).abs().max() < rounding
+    for root in (columns, fewest):
+        assert (root @ root.mT - objective.loss_curvature(outputs)).abs().max() < rounding
 
 
 def test_with_very_many_classes_labels_are_drawn_and_it_is_said() -> None:
@@ -103,12 +110,11 @@ def test_blocks_and_passes_change_nothing(method: str, name: str, monkeypatch: p
 @each_method
 @pytest.mark.parametrize("rank", [None, 2])
 def test_the_same_twice_saved_and_reloaded_to_the_bit(method: str, rank: int | None) -> None:
-    for name in ("mlp", "conv"):
-        made = network(name)
+    for made, same in ((network("mlp"), network("mlp")), (network("conv"), network("conv")), (_wide(), _wide())):
         chosen = METHODS[method](rank=rank)
-        first, second = chosen.fit(made.subject()), chosen.fit(network(name).subject())
+        first, second = chosen.fit(made.subject()), chosen.fit(same.subject())
         stats = json.loads(json.dumps(dict(first.stats)))
-        again = chosen.restore(network(name).subject(), {k: t.clone() for k, t in first.tensors().items()}, stats)
+        again = chosen.restore(same.subject(), {k: t.clone() for k, t in first.tensors().items()}, stats)
         assert dict(again.stats) == dict(first.stats)
         for other in (second, again):
             assert torch.equal(other.score(made.queries()).values, first.score(made.queries()).values)
@@ -151,10 +157,46 @@ def _flat_problem(n: int = 200) -> Network:
     return Network("flat", model, TensorExamples(x[:n], y[:n]), TensorExamples(x[n:], y[n:]), CrossEntropy())
 
 
+def _wide() -> Network:
+    """Layers that are worth their products."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(40, 64), nn.ReLU(), nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 5))
+        x, y = torch.randn(180, 40) / torch.arange(1, 41), torch.randint(5, (180,))
+    return Network("wide", model, TensorExamples(x[:150], y[:150]), TensorExamples(x[150:], y[150:]), CrossEntropy())
+
+
+@each_method
+def test_products_are_as_many_as_the_tolerance_asks_and_cost_no_ranks(method: str) -> None:
+    exact = METHODS[method](tolerance=0.0).fit(_wide().subject())
+    assert (exact.stats["ranks"], exact.stats["tails"], exact.stats["rank_error"]) == ([0, 0, 0], [0, 0, 0], 0)
+    assert not any(name.endswith(("left", "right")) for name in exact.tensors())
+    expected = exact.score(_wide().queries()).values
+    errors, counts = [], []
+    for tolerance in (1e-1, 1e-2, TOLERANCE):
+        fitted = METHODS[method](tolerance=tolerance).fit(_wide().subject())
+        found = fitted.score(_wide().queries()).values
+        assert fitted.stats["tolerance"] == tolerance
+        assert 0 < max(fitted.stats["tails"]) <= tolerance
+        assert fitted.stats["ranks"][2] == 0  # of 245 parameters: too few to gain anything
+        assert torch.equal(fitted.self_influence(), exact.self_influence())
+        errors.append(float(((found - expected).norm(dim=1) / expected.norm(dim=1)).median()))
+        counts.append(fitted.stats["ranks"][:2])
+        assert errors[-1] / 5 <= fitted.stats["rank_error"] <= 5 * errors[-1]
+        ranks = np.mean([spearmanr(a, b).statistic for a, b in zip(found, expected, strict=True)])
+        assert fitted.stats["rank_agreement"] == pytest.approx(ranks, abs=0.02)
+    assert errors == sorted(errors, reverse=True)
+    assert counts == sorted(counts)
+    assert min(counts[-1]) > 1
+    assert ranks > 0.999  # what a default may cost
+    default = METHODS[method]().fit(_wide().subject())
+    assert torch.equal(default.score(_wide().queries()).values, found)
+
+
 @each_method
 def test_separable_products_come_close_and_say_how_close(method: str) -> None:
     made = _flat_problem()
-    exact = METHODS[method]().fit(made.subject())
+    exact = METHODS[method](tolerance=0.0).fit(made.subject())
     expected = exact.score(made.queries()).values
     errors = []
     for rank in (1, 2, 4, 8, 100):
@@ -216,6 +258,9 @@ def test_stats_say_what_was_done(method: str) -> None:
         ({"damping": float("nan")}, r"damping >= 0.*found nan"),
         ({"relative_damping": float("inf")}, r"relative_damping >= 0.*found inf"),
         ({"rank": 0}, r"rank >= 1.*found 0"),
+        ({"tolerance": -1e-3}, r"tolerance >= 0 and below 1; found -0.001"),
+        ({"tolerance": 1.0}, r"tolerance >= 0 and below 1; found 1.0"),
+        ({"tolerance": float("nan")}, r"tolerance >= 0 and below 1; found nan"),
     ],
 )
 def test_settings_out_of_range_are_refused_in_words(method: str, settings: dict[str, float], words: str) -> None:
@@ -226,10 +271,10 @@ def test_settings_out_of_range_are_refused_in_words(method: str, settings: dict[
 @each_method
 @pytest.mark.parametrize("rank", [None, 2])
 def test_another_damping_is_as_if_fitted_with_it(method: str, rank: int | None) -> None:
-    for name in NAMES:
-        queries = network(name).queries("label")
-        moved = METHODS[method](rank=rank).fit(network(name).subject()).redamped(0.7)
-        anew = METHODS[method](damping=0.7, rank=rank).fit(network(name).subject())
+    for make in [*(partial(network, name) for name in NAMES), _wide]:
+        queries = make().queries("label")
+        moved = METHODS[method](rank=rank).fit(make().subject()).redamped(0.7)
+        anew = METHODS[method](damping=0.7, rank=rank).fit(make().subject())
         assert torch.equal(moved.score(queries).values, anew.score(queries).values)
         assert torch.equal(moved.self_influence(), anew.self_influence())
         assert moved.tensors().keys() == anew.tensors().keys()
