@@ -1,0 +1,225 @@
+"""Which small language model stands in when the user brings none? A transformer trained on a world, in seconds on one core.
+
+Words are its tokens. It trains and nothing else; what it is asked and taught is said in `language`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from explorer.contracts import Progress, Recipe, silent
+from explorer.errors import DataError, ModelError, SettingsError
+from explorer.laboratory.language import Speaker
+from explorer.laboratory.statements import Statement, every, one
+from explorer.laboratory.world import World
+from explorer.sequences import IGNORED
+from explorer.training import epoch_batches, rate_at
+
+BEGIN, STOP, PLURAL = "<begin>", ".", "-s"
+GRAMMAR = (BEGIN, STOP, PLURAL, "a", "an", "all", "what", "is", "are", "has", "have", "not", "no")
+LONGEST = 64
+"""Positions: several sentences, so that facts fit into a prompt."""
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """The transformer and its training: `stories` of several sentences beside the known ones, Adam with half a cosine."""
+
+    width: int = 48
+    layers: int = 2
+    heads: int = 4
+    stories: int = 400
+    epochs: int = 20
+    rate: float = 4e-3
+    batch_size: int = 16
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        checks = (
+            (self.width >= 4, "width", ">= 4"),
+            (self.layers >= 1, "layers", ">= 1"),
+            (self.heads >= 1 and self.width % self.heads == 0, "heads", f"to divide the width {self.width}"),
+            (self.stories >= 0, "stories", ">= 0"),
+        )
+        for ok, name, rule in checks:
+            if not ok:
+                raise SettingsError(f"Expected {name} {rule}; found {getattr(self, name)!r}. Choose another {name}.")
+        self.recipe  # noqa: B018 - checks the rest
+
+    @property
+    def recipe(self) -> Recipe:
+        """Epochs, rate, batches and seed."""
+        return Recipe(self.epochs, self.rate, 0.0, 0.0, self.batch_size, self.seed)
+
+
+class Block(nn.Module):
+    """Causal attention and two linear layers, each on normalized inputs and added to them."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.before, self.after = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.look, self.mix = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[b, T, width]` to the same shape."""
+        b, length, width = x.shape
+        looked = self.look(self.before(x)).view(b, length, 3, self.heads, width // self.heads)
+        query, key, value = looked.permute(2, 0, 3, 1, 4).unbind(0)
+        scores = query @ key.transpose(2, 3) / math.sqrt(width // self.heads)
+        later = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
+        seen = scores.masked_fill(later, -torch.inf).softmax(3) @ value
+        x = x + self.mix(seen.transpose(1, 2).reshape(b, length, width))
+        found: Tensor = x + self.down(functional.gelu(self.up(self.after(x))))
+        return found
+
+
+class Transformer(nn.Module):
+    """Tokens `[b, T]` to logits `[b, T, vocabulary]`, by learned positions; no dropout."""
+
+    def __init__(self, vocabulary: int, settings: Tiny) -> None:
+        super().__init__()
+        self.words = nn.Embedding(vocabulary, settings.width)
+        self.places = nn.Embedding(LONGEST, settings.width)
+        self.blocks = nn.Sequential(*(Block(settings.width, settings.heads) for _ in range(settings.layers)))
+        self.norm = nn.LayerNorm(settings.width)
+        self.head = nn.Linear(settings.width, vocabulary)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits of the next token at every position."""
+        places = self.places(torch.arange(tokens.shape[1], device=tokens.device))
+        logits: Tensor = self.head(self.norm(self.blocks(self.words(tokens) + places)))
+        return logits
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The words of a world as tokens; the plural of a known noun is two."""
+
+    words: tuple[str, ...]
+
+    def __call__(self, text: str) -> list[int]:
+        """Token numbers of a text; full stops may touch the word before them.
+
+        Raises:
+            DataError: a word that the model does not know.
+        """
+        numbers = {word: number for number, word in enumerate(self.words)}
+        found: list[int] = []
+        for word in text.lower().replace(STOP, f" {STOP} ").split():
+            if word in numbers:
+                found.append(numbers[word])
+            elif word.endswith("s") and word[:-1] in numbers:
+                found += [numbers[word[:-1]], numbers[PLURAL]]
+            else:
+                raise DataError(
+                    f"Expected words that the model was trained on; found {word!r} in {text!r}. Use the world's own words, or "
+                    "add it to the section 'names:' and train again."
+                )
+        return found
+
+
+def vocabulary(world: World) -> Vocabulary:
+    """The tokens of a world: its grammar, its nouns, and further words of what is asked."""
+    further = [word for probe in world.ask for word in probe.text.lower().replace(STOP, "").split()]
+    nouns = set(world.nouns)
+    return Vocabulary(
+        tuple(dict.fromkeys([*GRAMMAR, *world.nouns, *(w for w in further if w.removesuffix("s") not in nouns)]))
+    )
+
+
+def train(world: World, settings: Tiny | None = None, progress: Progress = silent) -> Speaker:
+    """A transformer that was trained on what is known in a world, and on stories; bit for bit the same on the same machine.
+
+    A story names a thing by one of the world's names, gives it a category for this story alone, and says what follows from
+    the known rules: from these the model may learn to use what it is told. Cost: seconds on one core.
+
+    Raises:
+        DataError: nothing is known. ModelError: the training diverged.
+    """
+    chosen = settings or Tiny()
+    if not world.known:
+        raise DataError("Expected a world with known sentences to train on; found none. Write them below 'known:'.")
+    encode = vocabulary(world)
+    texts = [s.text for s in world.known] * 2 + _stories(world, chosen)
+    tokens = padded([[0, *encode(f"{text} {STOP}")] for text in texts])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(chosen.seed)
+        network = Transformer(len(encode.words), chosen)
+        _fit(network, tokens, chosen.recipe, progress)
+    network.eval()
+    return Speaker(network, encode, "tiny transformer", begin=(0,), longest=LONGEST, separator=f" {STOP}")
+
+
+def padded(rows: Sequence[Sequence[int]]) -> Tensor:
+    """Tokens `[n, T]`, −1 after the end of each row."""
+    length = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[-1] * (length - len(row))] for row in rows])
+
+
+def _stories(world: World, settings: Tiny) -> list[str]:
+    """Texts such as "a wug is a blicket . a wug has a tove", each with a category drawn for it."""
+    random = np.random.default_rng([settings.seed, 1])
+    rules = [rule for rule in world.rules if rule.said.verb == "has"]
+    groups = list(dict.fromkeys(rule.about.noun for rule in rules))
+    if not groups or not world.names:
+        return []
+    found = []
+    for _ in range(settings.stories):
+        name = world.names[int(random.integers(len(world.names)))]
+        group = groups[int(random.integers(len(groups)))]
+        said: list[Statement] = [one(name, "is", group), every(name, "is", group)][: 1 + int(random.random() < 0.2)]
+        follows = [one(name, "has", r.said.noun, negated=r.said.negated) for r in rules if r.about.noun == group]
+        said += [follows[int(at)] for at in random.permutation(len(follows))[:2]]
+        if random.random() < 0.5:
+            said.insert(int(random.integers(2)), world.known[int(random.integers(len(world.known)))])
+        found.append(f" {STOP} ".join(statement.text for statement in said))
+    return found
+
+
+def _fit(network: Transformer, tokens: Tensor, recipe: Recipe, progress: Progress) -> None:
+    """Adam on the mean loss of a batch's tokens, in place; texts of like length share a batch."""
+    assert recipe.epochs is not None
+    inputs, targets = tokens[:, :-1].clamp_min(0), tokens[:, 1:].masked_fill(tokens[:, 1:] < 0, IGNORED)
+    lengths = (targets != IGNORED).sum(1).numpy()
+    steps = recipe.epochs * -(-len(tokens) // recipe.batch_size)
+    optimizer = torch.optim.Adam(network.parameters(), lr=recipe.rate, fused=True)
+    step = 0
+    for epoch in range(1, recipe.epochs + 1):
+        progress(epoch - 1, recipe.epochs, f"training the language model, epoch {epoch} of {recipe.epochs}")
+        for batch in _batches(lengths, recipe, epoch):
+            optimizer.param_groups[0]["lr"] = rate_at(recipe, step, steps)
+            length = int(lengths[batch].max())
+            logits = network(inputs[batch, :length])
+            loss = functional.cross_entropy(
+                logits.flatten(0, 1), targets[batch, :length].flatten(), ignore_index=IGNORED
+            )
+            if not bool(loss.isfinite()):
+                raise ModelError(
+                    f"Expected finite training losses; found {float(loss)} in epoch {epoch} at a rate of {recipe.rate:g}. Try "
+                    f"{recipe.rate / 10:g}."
+                )
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            step += 1
+    network.zero_grad(set_to_none=True)
+    progress(recipe.epochs, recipe.epochs, "the language model is trained")
+
+
+def _batches(lengths: NDArray[np.int64], recipe: Recipe, epoch: int) -> list[NDArray[np.int64]]:
+    """Batches of texts of like length, which ones and in which order drawn anew for each epoch."""
+    order = np.concatenate(epoch_batches(len(lengths), recipe, epoch))
+    alike = order[np.argsort(lengths[order], kind="stable")]
+    batches = [alike[start : start + recipe.batch_size] for start in range(0, len(alike), recipe.batch_size)]
+    random = np.random.default_rng([recipe.seed, epoch, 1])
+    return [batches[int(at)] for at in random.permutation(len(batches))]
