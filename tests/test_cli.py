@@ -54,7 +54,21 @@ def test_help_loads_nothing_heavy() -> None:
         "print(sorted({'torch', 'streamlit', 'pandas', 'sklearn', 'umap', 'numpy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    for command in ("demo", "run", "check", "methods", "open", "runs", "cancel", "resume", "query", "export"):
+    for command in (
+        "demo",
+        "run",
+        "check",
+        "memorized",
+        "act",
+        "clean",
+        "methods",
+        "open",
+        "runs",
+        "cancel",
+        "resume",
+        "query",
+        "export",
+    ):
         assert f"  {command} " in done.stdout
     assert "work" not in done.stdout.split("Commands:")[1].split()
     assert done.stdout.strip().endswith("['numpy']")

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from explorer.errors import RunError, SettingsError
-from explorer.jobs.state import read_state
+from explorer.errors import SettingsError
+from explorer.jobs.requests import check_finished, check_training
 from explorer.store import Run, read_json, write_json
 
 ASKED, FOUND = "predictability-asked.json", "predictability.json"
@@ -94,19 +94,8 @@ def ask(run: Run, removals: Removals) -> None:
         RunError: the run is not done, or was made from objects in memory.
         SettingsError: its weights were given, so there is no training to repeat.
     """
-    if run.spec["source"].get("kind") == "memory":
-        raise RunError(
-            f"Expected a run that can be trained again from files; found {run.key}, made from objects of a Python process. "
-            "Use explorer.retraining there."
-        )
-    if "weights" in run.spec["model"]:
-        raise SettingsError(
-            f"Expected a run that trained its model; found {run.key}, whose weights were given: there is no training to "
-            "repeat. Check a run without --weights."
-        )
-    state = read_state(run.path).state
-    if state != "done" and asked(run) is None:
-        raise RunError(f"Expected a run that is done; found {run.key}, which is {state}. Finish it, then check it.")
+    check_training(run, "Check")
+    check_finished(run, "Check")
     if asked(run) != removals:
         write_json(run.path / ASKED, asdict(removals))
 

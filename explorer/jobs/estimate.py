@@ -26,10 +26,10 @@ from explorer.jobs import settings, sizes
 from explorer.jobs.evidence import asked_of, obstacle
 from explorer.jobs.pipeline import EVIDENCE, stages_of
 from explorer.jobs.planning import Request, plan
-from explorer.jobs.probe import BUDGET, COMPARED, probe
+from explorer.jobs.probe import BUDGET, COMPARED, INPUTS, probe
 from explorer.jobs.sizes import Shape
 from explorer.jobs.subject import FromSpec, outputs_of
-from explorer.jobs.timings import Timings
+from explorer.jobs.timings import Line, Timings
 from explorer.store import write_bytes
 
 WRONG_SHARE = 0.1
@@ -38,8 +38,9 @@ EVALUATED = 512
 """Test examples on which a trained model's share of wrong predictions is looked at."""
 PREVIEWS = 200
 """Examples whose previews are made to see how long that takes."""
-COMPILING = 12.0
-"""Seconds that UMAP compiles in every process (12 to 15 on the four cores where it was measured)."""
+COMPILING, LOADING = 12.0, 3.0
+"""Seconds until UMAP begins: where no process has compiled it before (12 to 15 on the four cores where it was measured), else
+to load it (3.5 s in all for 178 rows, same place)."""
 LAYOUT_STEP = 3e-6
 """Seconds of UMAP's layout by the row and epoch (2.7 s for 1,619 rows more at 500 epochs, same place)."""
 LONG_LAYOUT, SHORT_LAYOUT, SHORT_FROM = 500, 200, 10_000
@@ -148,6 +149,9 @@ def stages(shape: Shape, timings: Timings, loading: float, a_file: float) -> dic
         found["curvature"] = by_row["curvature"] + one * timings.candidates * bool(shape.checked)
     for part in by_row:
         found[part] = (found[part] or 0.0) + timings.starting(part)
+    nearest = timings.line(INPUTS)
+    if nearest is not None and found["memorization"] is not None:
+        found["memorization"] += timings.starting(INPUTS) + _searched(nearest, n, timings)
     search = timings.line("neighbors")
     if search is not None:
         exact = shape.points <= maps.EXACT_POINTS
@@ -159,10 +163,15 @@ def stages(shape: Shape, timings: Timings, loading: float, a_file: float) -> dic
     return {stage: None if found[stage] is None else found[stage] + files.get(stage, 0) * a_file for stage in order}  # type: ignore[operator]
 
 
+def _searched(nearest: Line, n: int, timings: Timings) -> float:
+    """Seconds of the search for neighbors by inputs among n examples."""
+    return nearest.at(n * n) if n <= maps.EXACT_POINTS else max(1.0, timings.busy) * (INDEXING + INDEXING_ROW * n)
+
+
 def layout(points: int) -> float:
-    """Seconds of a UMAP layout of that many points: compiling, and epochs of what is fitted."""
+    """Seconds of a UMAP layout of that many points: compiling or loading, and epochs of what is fitted."""
     fitted = min(points, maps.FITTED_ROWS)
-    return COMPILING + LAYOUT_STEP * fitted * (LONG_LAYOUT if fitted <= SHORT_FROM else SHORT_LAYOUT)
+    return (LOADING if maps.is_compiled() else COMPILING) + LAYOUT_STEP * fitted * (LONG_LAYOUT if fitted <= SHORT_FROM else SHORT_LAYOUT)
 
 
 def seconds_a_file(folder: Path, size: int) -> float:
@@ -182,10 +191,11 @@ def seconds_a_file(folder: Path, size: int) -> float:
 
 
 def with_fitted(shape: Shape, timings: Timings) -> Shape:
-    """The shape with the bytes of the fitted method, as its tensors grew from sample to sample; without evidence that is
-    left out."""
+    """The shape with the bytes of the fitted method, as its tensors grew from sample to sample, and its grid of dampings;
+    without evidence that is left out."""
     line = timings.line("fitted")
-    known = shape if line is None else replace(shape, fitted=round(line.at(shape.train)))
+    known = replace(shape, dampings=timings.dampings)
+    known = known if line is None else replace(known, fitted=round(line.at(shape.train)))
     return replace(known, checked=0) if timings.left_out else known
 
 
@@ -205,6 +215,7 @@ def _shape(spec: RunSpec, data: Dataset, model: torch.nn.Module, recipe: Recipe,
         previews=_preview_bytes(data.train),
         fitted=0,
         classes=len(data.classes),
+        inputs=0 if trained or data.task != "classification" else data.train.batch(np.arange(1)).numel(),
         retrained=spec.evidence,
         checked=len(asked_of(data, spec.method["name"]).rows) if spec.evidence else 0,
     )

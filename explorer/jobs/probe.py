@@ -26,8 +26,9 @@ from explorer.influence.lissa import Lissa
 from explorer.influence.refine import Refine
 from explorer.influence.relative import FittedRelative, Relative
 from explorer.jobs.classes import class_influence
+from explorer.jobs.damping_grid import dampings, grid
 from explorer.jobs.evidence import KEPT, halves, predicted
-from explorer.jobs.memorized import resamples, witness
+from explorer.jobs.memorized import nearest_inputs, resamples, witness
 from explorer.jobs.pipeline import EVIDENCE, NEIGHBORS, second_opinion
 from explorer.jobs.process import usable_cores
 from explorer.jobs.scoring import score_block
@@ -56,6 +57,8 @@ COMPARED = "dampings"
 """Part of evidence: one damping compared."""
 ROUND = ("curvature", "scores", COMPARED, "memorization", SOLUTIONS)
 """Parts that are the method's, timed on each sample."""
+INPUTS = "inputs"
+"""Part of memorization: the neighbors by inputs, of a classification that is trained here."""
 PLAIN, PLAIN_ROWS = ("predictions", "map", "neighbors"), (WARMING, 256, 1024)
 """Stages that are the same for every method, and the rows that they are timed on."""
 WARMING_DIRECTIONS = 8
@@ -261,6 +264,7 @@ class _Trial:
                 found.points["scores"].pop()
                 self.timed("scores", n, lambda: _scores(fitted, second, data, n, found.queries))
         self.compared(fitted, data, n)
+        found.dampings = len(dampings(fitted)) if isinstance(fitted, Redampable) else 0
         solves, all_ = _solves(fitted), resamples(fitted)
         directions = all_ if "scores" in found.first and not solves else WARMING_DIRECTIONS
         self.timed("memorization", n, lambda: _memorization(fitted, second, subject, data, directions, self.clock))
@@ -289,8 +293,10 @@ class _Trial:
         features = self.timed("predictions", n, lambda: _features(subject, data)).result
         self.timed("map", n, lambda: maps.pca(features))
         self.timed("neighbors", n * n, lambda: maps.training_neighbors(features, n, NEIGHBORS))
+        if data.task == "classification" and not self.trained:
+            self.timed(INPUTS, n * n, lambda: nearest_inputs(data.train, 0))
         if "map" not in self.found.first:
-            self.found.warmed(PLAIN)
+            self.found.warmed((*PLAIN, INPUTS))
 
     def timed(self, part: str, rows: int, act: Callable[[], Any], each: int = 1) -> _Taken:
         """What `act` returns and takes, its seconds noted as those of one of `each`."""
@@ -343,6 +349,8 @@ def _memorization(
     rows = np.arange(len(data.test), dtype=np.int64)
     weights = memorization.bootstrap_weights(directions, len(rows), 0)
     fitted.weighted(Queries(data.test, rows), torch.from_numpy(weights), clock)
+    if isinstance(fitted, Redampable):
+        grid(fitted, data, clock)
     if not _solves(fitted):
         witness(fitted, second, subject).fitted.self_influence(clock)
     if data.task == "classification":

@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from explorer.errors import Cancelled, ExplorerError, StorageError
-from explorer.jobs.checks import STAGE, pending
+from explorer.jobs.further import pending
 from explorer.jobs.state import JobState, StateWriter, process_born, read_state, timings_of
 from explorer.store import Run, write_bytes, write_json
 from explorer.store.files import clear_leftovers, storage_error
@@ -38,14 +38,19 @@ def start(run: Run) -> JobState:
     state = read_state(run.path)
     if state.active or (state.state == "done" and not pending(run)):
         return state
-    (run.path / "cancel").unlink(missing_ok=True)
+    return launch(run.path, "work")
+
+
+def launch(path: Path, command: str) -> JobState:
+    """Start the worker of a folder, `python -m explorer COMMAND FOLDER` in its own session, and return its state."""
+    (path / "cancel").unlink(missing_ok=True)
     try:
-        log = (run.path / "log").open("ab")
+        log = (path / "log").open("ab")
     except OSError as error:
-        raise storage_error(error, run.path / "log") from error
+        raise storage_error(error, path / "log") from error
     with log:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "explorer", "work", str(run.path)],
+            [sys.executable, "-P", "-m", "explorer", command, str(path)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -55,15 +60,20 @@ def start(run: Run) -> JobState:
     with _children_lock:
         _children[:] = [child for child in _children if child.poll() is None] + [process]
     now = time.time()
-    launch = JobState("queued", pid=process.pid, born=process_born(process.pid) or now, started=now, updated=now)
-    write_json(run.path / "launch.json", asdict(launch))
-    return read_state(run.path)
+    launched = JobState("queued", pid=process.pid, born=process_born(process.pid) or now, started=now, updated=now)
+    write_json(path / "launch.json", asdict(launched))
+    return read_state(path)
 
 
 def cancel(run: Run) -> None:
     """Ask the worker to stop at the next block; what is written stays, and `start` goes on from there."""
-    if read_state(run.path).active:
-        write_bytes(run.path / "cancel", b"")
+    cancel_at(run.path)
+
+
+def cancel_at(path: Path) -> None:
+    """As `cancel`, of the worker of a folder."""
+    if read_state(path).active:
+        write_bytes(path / "cancel", b"")
 
 
 @contextmanager
@@ -98,22 +108,30 @@ def run_as_worker(run: Run, stages: int, body: Callable[[StateWriter], None]) ->
         clear_leftovers(run.path, lambda pid: pid != os.getpid() and process_born(pid) is not None)
         threads = max(1, usable_cores() - 1)
         torch.set_num_threads(threads)
-        known = {name: s for name, s in timings_of(run.path).items() if name != STAGE} if pending(run) else {}
+        asked = pending(run)
+        known = {name: s for name, s in timings_of(run.path).items() if name not in asked} if asked else {}
         writer = StateWriter(run.path, os.getpid(), stages, threads, known)
-        try:
-            body(writer)
-            writer.finish("done")
-        except Cancelled:
-            writer.finish("cancelled", "Cancelled on request; what was computed is kept.")
-        except StorageError as error:
-            _last_word(writer, str(error))
-        except ExplorerError as error:
-            writer.finish("failed", str(error))
-        except Exception as error:  # noqa: BLE001 - the last line of defense: the reason must reach the page
-            traceback.print_exc()
-            found = f"{type(error).__name__}: {error} (the whole trace is in {run.path / 'log'})"
-            writer.finish("failed", _shortage(run, error) or found)
+        carry_out(run.path, writer, body, lambda error: _shortage(run, error))
     return read_state(run.path)
+
+
+def carry_out(
+    path: Path, writer: StateWriter, body: Callable[[StateWriter], None], explained: Callable[[Exception], str]
+) -> None:
+    """Do `body` and write how it ended; `explained` has better words for an error that nobody expected, or none."""
+    try:
+        body(writer)
+        writer.finish("done")
+    except Cancelled:
+        writer.finish("cancelled", "Cancelled on request; what was computed is kept.")
+    except StorageError as error:
+        _last_word(writer, str(error))
+    except ExplorerError as error:
+        writer.finish("failed", str(error))
+    except Exception as error:  # noqa: BLE001 - the last line of defense: the reason must reach the page
+        traceback.print_exc()
+        found = f"{type(error).__name__}: {error} (the whole trace is in {path / 'log'})"
+        writer.finish("failed", explained(error) or found)
 
 
 def _shortage(run: Run, error: Exception) -> str:

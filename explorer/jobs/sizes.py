@@ -21,8 +21,10 @@ TABLE = 4_000
 TABLES = 5
 MOMENTS = 2
 """A checkpoint holds the weights and as many numbers of momentum."""
-LOG_ROW = 2 * FLOAT + 1
-"""Loss, confidence and whether it was right, of each training example after each epoch."""
+LOG_ROW = 5 * FLOAT + 1
+"""Loss, four numbers of its probabilities and whether it was right, of each training example after each epoch."""
+GRID_ROW = 2 * FLOAT
+"""Self-influence and held-out influence of a training example at each damping of the grid."""
 CLASS_ELEMENTS = 20_000_000
 """Mean influences on classes kept at most (see `jobs.classes`)."""
 FEW = 2_000
@@ -45,7 +47,8 @@ class Shape:
 
     `queries` are explained for their label and `answers` of them for the model's own answer as well; `weights` are bytes;
     `previews` bytes an example; `epochs` 0 where nothing is trained; `fitted` bytes of the fitted method's tensors;
-    `retrained` models are asked about `checked` test examples (0 where they are left out).
+    `retrained` models are asked about `checked` test examples (0 where they are left out); `inputs` values an example are
+    compared for its neighbors by inputs (0: they are not looked for); `dampings` are those of the grid.
     """
 
     train: int
@@ -61,6 +64,8 @@ class Shape:
     classes: int = 0
     retrained: int = 0
     checked: int = 0
+    inputs: int = 0
+    dampings: int = 0
 
     @property
     def points(self) -> int:
@@ -88,7 +93,8 @@ def disk(shape: Shape) -> dict[str, int]:
         "the fitted method": shape.fitted,
         "weights, and what a stopped training goes on from": shape.weights * (1 + MOMENTS * shape.epochs),
         "training log": shape.epochs * (LOG_ROW * n + FLOAT * shape.test),
-        "memorization, influence of classes": FLAG_ROW * n + TABLE + of_classes,
+        "memorization, influence of classes": FLAG_ROW * n + TABLE + of_classes + shape.dampings * GRID_ROW * n,
+        "what was measured and tried beyond": 0,
         "maps and neighbors": points * (2 * 2 * FLOAT + NEIGHBORS * 2 * FLOAT),
         "settings and state": FEW + bool(shape.checked) * (EVIDENCE + DOUBLE * shape.retrained * shape.checked),
     }
@@ -105,7 +111,7 @@ def files(shape: Shape) -> dict[str, int]:
         **({"evidence": 1} if shape.retrained else {}),
         "curvature": 2 + bool(shape.checked),
         "scores": 2 * blocks,
-        "memorization": 4,
+        "memorization": 4 + bool(shape.dampings),
         "map (UMAP)": 1,
         "neighbors": 3,
     }
@@ -124,5 +130,6 @@ def memory(shape: Shape, held: int, methods: int = 2) -> int:
     scoring = shape.fitted + 2 * methods * rows * n * FLOAT + min(BLOCK, shape.queries) * n
     held_out = shape.fitted + 2 * FLOAT * (BOOTSTRAP + 1) * (n + shape.test)
     maps = LAYOUT + min(SEARCH, 3 * FLOAT * shape.points * 1024) + 3 * FLOAT * shape.points * shape.features
+    nearest = min(SEARCH, 3 * FLOAT * n * 1024) + 4 * FLOAT * n * shape.inputs  # one copy of them in float64
     again = max(MODELS, MODEL * shape.weights) if shape.checked else 0
-    return held + seen + max(again, fitting, scoring, held_out, maps + shape.fitted)
+    return held + seen + max(again, fitting, scoring, held_out, nearest + shape.fitted, maps + shape.fitted)

@@ -6,8 +6,8 @@ The only place where sources, models and weights meet. Trains nothing itself: it
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -93,6 +93,16 @@ class InMemory:
     def model(self, dataset: Dataset) -> nn.Module:  # noqa: ARG002 - the protocol passes the data
         """The given network."""
         return self.network
+
+
+def fresh(ingredients: Ingredients, dataset: Dataset) -> Callable[[int], nn.Module]:
+    """How a model begins again: from the initial weights that each seed draws, where the ingredients can draw others."""
+
+    def make(seed: int) -> nn.Module:
+        other = replace(ingredients, seed=seed) if isinstance(ingredients, FromSpec) else ingredients
+        return other.model(dataset)
+
+    return make
 
 
 def file_hash(path: Path) -> str:

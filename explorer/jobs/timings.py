@@ -55,12 +55,12 @@ class Timings:
     `first` has the point of the first call in this process: what is loaded and compiled then, a job pays for too.
     `candidates` are the dampings that evidence would compare; `left_out` says why there will be none. `solved_over` is
     how many rows a solution of an iterative method goes over, None for all, and `directions` how many solutions memorization
-    needs beyond one for every example.
+    needs beyond one for every example. `dampings` are those of the grid of memorization.
 
     Parts are the stages of a job ("scores": seconds of `queries` queries; "training": of one epoch; "evidence": of one epoch
     of all retrainings), "dampings" (seconds of one that is compared), "solutions" (of the self-influence of a single
     training example, by the rows that its solution goes over) and "fitted", the bytes of the fitted method's tensors.
-    "neighbors" goes with the square of the rows.
+    "neighbors" and "inputs" (neighbors by inputs, for memorization) go with the square of the rows.
     """
 
     points: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
@@ -72,6 +72,7 @@ class Timings:
     left_out: str = ""
     solved_over: int | None = None
     directions: int = 0
+    dampings: int = 0
 
     def add(self, part: str, rows: int, cost: float) -> None:
         """One more point."""

@@ -130,6 +130,22 @@ def test_neighbors_go_with_the_square() -> None:
     assert estimates.stages(many, found, 0.0, 0.0)["neighbors"] < 1e-6 * 1e12  # type: ignore[operator]  # an index then
 
 
+def test_neighbors_by_inputs_are_part_of_memorization_and_go_with_the_square() -> None:
+    found, plain = measured(), estimates.stages(SHAPE, measured(), 1.0, 0.0)
+    for rows in (500, 1_000):
+        found.add(probes.INPUTS, rows**2, 1e-7 * rows**2)
+    more = estimates.stages(SHAPE, found, 1.0, 0.0)
+    assert more["memorization"] - plain["memorization"] == pytest.approx(1e-7 * SHAPE.train**2)  # type: ignore[operator]
+    assert {stage for stage in STAGES if more[stage] != plain[stage]} == {"memorization"}
+
+
+def test_the_grid_of_dampings_takes_two_floats_an_example_each() -> None:
+    what, found = "memorization, influence of classes", replace(measured(), dampings=11)
+    shape = estimates.with_fitted(SHAPE, found)
+    assert sizes.disk(shape)[what] - sizes.disk(SHAPE)[what] == 11 * 2 * 4 * SHAPE.train
+    assert sizes.files(shape)["memorization"] == sizes.files(SHAPE)["memorization"] + 1
+
+
 def test_what_was_not_measured_is_unknown_and_first_calls_count_once() -> None:
     found = Timings(given_up="64 training examples took more than 12 s")
     seconds = estimates.stages(SHAPE, found, 1.0, 0.0)

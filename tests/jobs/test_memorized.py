@@ -15,6 +15,7 @@ from explorer.jobs.planning import Request, ingredients_of
 from explorer.jobs.subject import subject_of
 from explorer.store import Run, read_json
 from tests.conftest import compute
+from tests.fakes import ListExamples
 
 SHORT = Request("wine", flip=0.1, recipe=Recipe(epochs=2), queries=4, method="metagradient")
 FLOAT32 = 1e-5
@@ -53,3 +54,33 @@ def test_other_methods_speak_for_themselves(wine: Run, tmp_path: Path) -> None:
     _, subject = subject_of(run, ingredients_of(run))
     own = method_from("data-value-embedding").fit(subject).self_influence().numpy()
     np.testing.assert_allclose(run.table("memorization")["self_influence"], own, rtol=FLOAT32)
+
+
+def test_the_suspect_score_is_the_mean_loss_and_what_the_nearest_inputs_say(wine: Run) -> None:
+    data = ingredients_of(wine).dataset()
+    points, labels = data.train.batch(np.arange(len(data.train))).double().numpy(), np.asarray(data.train.labels)
+    log, table = wine.training_log("loss"), wine.table("memorization")
+    assert log is not None
+    for row, point in enumerate(points):
+        apart = np.linalg.norm(points - point, axis=1)
+        apart[row] = np.inf
+        near = np.argsort(apart, kind="stable")[: memorized.NEAREST]
+        beside = -np.log(((labels[near] == labels[row]).sum() + 0.5) / (memorized.NEAREST + 1))
+        assert abs(table["neighbor_loss"][row] - beside) < FLOAT32
+        assert abs(table["score"][row] - log[:, row].astype(np.float64).mean() - beside) < FLOAT32
+    assert read_json(wine.path / "summary.json")["basis"] == "mean loss and neighbors"
+
+
+def test_wide_inputs_are_compared_along_their_main_directions() -> None:
+    draw = np.random.default_rng(0)
+    flat = draw.normal(size=(60, 5)) @ draw.normal(size=(5, 300))  # five directions hold all of it
+    inputs = torch.tensor(flat, dtype=torch.float32)
+    state = torch.random.get_rng_state()
+    found = memorized.nearest_inputs(ListExamples(inputs.unbind(), np.arange(60)), 0)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    apart = np.linalg.norm(flat[:, None] - flat, axis=2)
+    np.fill_diagonal(apart, np.inf)
+    assert (found == np.argsort(apart, axis=1)[:, : memorized.NEAREST]).all()
+    assert memorized.main_directions(inputs).shape[1] <= memorized.DIRECTIONS
+    narrow = inputs[:, : memorized.DIRECTIONS]
+    assert memorized.main_directions(narrow) is narrow
