@@ -14,12 +14,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from safetensors import safe_open
 
 from explorer import jobs
 from explorer.contracts import Target
 from explorer.errors import RunError
 from explorer.jobs import asking
+from explorer.jobs.lesson import Lesson
+from explorer.jobs.signs import read as read_signs
 from explorer.store import Meta, Row, Run, TopList, find, list_runs, read_json, runs_root
+from explorer.store.files import bundle
 from explorer.ui import columns, memory
 from explorer.ui.columns import Columns
 
@@ -107,6 +111,15 @@ def row(run: Run, query: int, target: Target) -> Row:
     return run.row(query, target) or _asked(run, query, target).row
 
 
+def lesson(run: Run, train_row: int) -> Lesson:
+    """What teaching a training example once changes at every point, asked of the run's worker and remembered by it.
+
+    Raises:
+        ExplorerError: the worker cannot answer, or the lesson was too large a step; the message says why.
+    """
+    return asking.teach(run, train_row=train_row)
+
+
 def _asked(run: Run, query: int, target: Target) -> asking.Answer:
     if state(run).active and run.resolve(query, target) is not None:
         raise ComputedSoonError(
@@ -145,6 +158,52 @@ def state(run: Run) -> jobs.JobState:
     return jobs.read_state(run.path)
 
 
+class Grid(NamedTuple):
+    """Self-influence and mean held-out influence `[d, train]` at each of `dampings` `[d]`."""
+
+    dampings: NDArray[np.float32]
+    self_influence: NDArray[np.float32]
+    held_out: NDArray[np.float32]
+
+
+GRID, SIGNS, TALLY = "damping-grid.safetensors", "signs.parquet", "subset-tally.safetensors"
+"""Files of memorization that come later, or grow."""
+
+
+def version(run: Run, *names: str) -> int:
+    """A number that changes when one of these files of the run is written anew; 0 while none is there."""
+    there = [run.path / name for name in names if run.has(name)]
+    return sum(file.stat().st_mtime_ns for file in there)
+
+
+def grid_stamp(run: Run) -> int:
+    """Which grid of dampings is there; 0 for none."""
+    return version(run, GRID)
+
+
+def damping_grid(run: Run) -> Grid | None:
+    """What memorization would be at other dampings; None where the method has none, or the run is older than this."""
+    return _grid(str(run.path), grid_stamp(run)) if run.has(GRID) else None
+
+
+def signs(run: Run) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Every score of memorization that can be had `[train]`, and why each other cannot; treat both as read-only."""
+    return _signs(str(run.path), stamp(run), signs_version(run))
+
+
+def signs_version(run: Run) -> int:
+    """Changes when there is more to say of `signs`, or another reason why not."""
+    return version(run, SIGNS, TALLY, "state.json")
+
+
+def epochs(run: Run, row: int) -> dict[str, NDArray[Any]] | None:
+    """Loss, confidence and right or wrong of one training example after each epoch, `[epochs]` each; None without a log.
+
+    Reads one value a file and field.
+    """
+    return _epochs(str(run.path), stamp(run), row)
+
+
 class _Shape(NamedTuple):
     offset: int
     dtype: np.dtype[Any]
@@ -176,6 +235,31 @@ def _train_table(path: str, stamp: str) -> pd.DataFrame:  # noqa: ARG001 - part 
     if run.has("memorization.parquet"):
         parts.append(run.table("memorization"))
     return pd.concat(parts, axis=1)
+
+
+@lru_cache(maxsize=4)
+def _grid(path: str, written: int) -> Grid:  # noqa: ARG001 - part of the cache's key
+    held = bundle(Path(path) / GRID)
+    return Grid(*(held[name] for name in Grid._fields))
+
+
+@lru_cache(maxsize=4)
+def _signs(path: str, stamp: str, written: int) -> tuple[pd.DataFrame, dict[str, str]]:  # noqa: ARG001 - parts of the cache's key
+    found = read_signs(open_at(path))
+    return found.table, found.missing
+
+
+@lru_cache(maxsize=64)
+def _epochs(path: str, stamp: str, row: int) -> dict[str, NDArray[Any]] | None:  # noqa: ARG001 - part of the cache's key
+    files = sorted((Path(path) / "training").glob("epoch-*.safetensors"))
+    if not files:
+        return None
+    found: dict[str, list[Any]] = {name: [] for name in ("loss", "confidence", "correct")}
+    for file in files:
+        with safe_open(file, framework="numpy") as stored:
+            for name, values in found.items():
+                values.append(stored.get_slice(name)[row : row + 1][0])
+    return {name: np.asarray(values) for name, values in found.items()}
 
 
 @lru_cache(maxsize=32)

@@ -18,6 +18,8 @@ from explorer.store import Run, read_json
 from explorer.ui import answers, drawn, memorized
 from tests.conftest import compute
 from tests.ui.conftest import HOSTILE, LATE, Copier, Finished, line, working
+from tests.ui.parts import Screen
+from tests.ui.parts import screen as screen
 
 APP = Path(__file__).resolve().parents[2] / "explorer" / "ui" / "app.py"
 PAGES = ("explore", "memorized", "runs")
@@ -147,11 +149,12 @@ class TestEveryState:
         app = visit(page, run=run.key)
         assert run.key in text(app) or run.key in app.selectbox[0].value
 
-    def test_hostile_names_are_shown_as_text(self, finished: Finished, copied: Copier) -> None:
+    def test_hostile_names_are_shown_as_text(self, finished: Finished, copied: Copier, screen: Screen) -> None:
         run = copied(finished.hostile)
         visit("explore", run=run.key)
         answer = json.loads(drawn.answer(run, answers.first_query(run), "label"))
-        for shown in (html(visit("memorized", run=run.key)), answer["card"], answer["galleries"]):
+        visit("memorized", run=run.key)
+        for shown in (screen.html["memorized-gallery"], answer["card"], answer["galleries"]):
             assert "&lt;img src=x onerror=alert(1)&gt;" in shown
             assert HOSTILE not in shown
 
@@ -171,7 +174,9 @@ class TestMemorized:
         assert f"{table['memorized'].sum():,} of {len(table):,} training examples look memorized" in shown
         assert f"{(table['self_influence_z'] > FLAG_Z).sum():,} were fitted one by one" in shown
         assert f"let about {round(0.05 * (table['self_influence_z'] > FLAG_Z).sum())} through" in shown
-        assert "loss summed over 3 epochs (CSL)" in shown
+        assert "mean loss over 3 epochs plus how unlikely the ten nearest inputs make the label" in shown
+        refused = int((run.table("outcomes-train")["wrong"] & table["memorized"]).sum())
+        assert f"for {refused:,} of the {table['memorized'].sum():,} the model gives another label" in shown
         assert "damping λ = " in shown
         assert "needed" not in shown
 
@@ -181,27 +186,30 @@ class TestMemorized:
         assert f"{numbers['flips_flagged']:,} of {numbers['flips_planted']:,}" in shown
         for score in ("flips_score", "flips_self_influence"):
             assert f"<td>{numbers[score]['auc']:.3f}</td>" in shown
-        assert "training log (CSL)" in shown
+        assert "training log and nearest inputs" in shown
+        train, outcomes = run.table("train"), run.table("outcomes-train")
+        fitted = int(((train["true_label"] != train["label"]) & ~outcomes["wrong"]).sum())
+        assert f"The model gives the flipped label for {fitted:,} of the {numbers['flips_planted']:,}" in shown
 
     def test_without_a_training_log_the_flag_rests_on_self_influence(self, finished: Finished, copied: Copier) -> None:
         shown = html(visit("memorized", run=copied(finished.given).key))
         assert "The flag rests on self-influence" in shown
-        assert "CSL" not in shown
+        assert "training log and nearest inputs" not in shown
 
     def test_nothing_planted_nothing_checked(self, finished: Finished, copied: Copier) -> None:
         assert "flipped on purpose" not in html(visit("memorized", run=copied(finished.regression).key))
 
-    def test_each_quadrant_shows_its_meaning_and_its_examples(self, finished: Finished, copied: Copier) -> None:
+    def test_each_quadrant_shows_its_meaning_and_its_examples(
+        self, finished: Finished, copied: Copier, screen: Screen
+    ) -> None:
         run = copied(finished.digits)
         app, table = visit("memorized", run=run.key), run.table("memorization")
-        picker = app.get("button_group")[-1]
         for name, meaning in QUADRANTS.items():
-            picker = app.get("button_group")[-1].set_value(name)
-            picker.run()
-            members = int((table["quadrant"] == name).sum())
+            next(group for group in app.get("button_group") if group.label == "Quadrant").set_value(name).run()
+            members, shown = int((table["quadrant"] == name).sum()), screen.html["memorized-gallery"]
             assert meaning in text(app)
-            assert html(app).count("<figure") == min(members, memorized.TILES)
-            assert members or f"No training example of this run is “{name}”" in html(app)
+            assert shown.count('class="ix-example') == min(members, memorized.TILES) + bool(members)
+            assert members or f"No training example of this run is “{name}”" in shown
 
     def test_classes_add_up(self, finished: Finished, copied: Copier) -> None:
         run = copied(finished.digits)

@@ -14,7 +14,8 @@ class Example:
     """One training example and what is known of its memorization.
 
     `right` is None for regression; `percentile` is of the score that the flag rests on; `neutral` says that `held_out` is inside the noise;
-    `planted` names a planted fault; `meaning` says in a sentence what the quadrant means.
+    `planted` names a planted fault; `meaning` says in a sentence what the quadrant means. `row` is the training row that a click on
+    the tile names; `retrained` is memorization by retraining with its standard error, where that was measured.
     """
 
     id: str
@@ -31,6 +32,8 @@ class Example:
     quadrant: str
     meaning: str = ""
     planted: str = ""
+    row: int | None = None
+    retrained: tuple[float, float] | None = None
 
 
 def tiles(examples: list[Example], name: str) -> str:
@@ -70,10 +73,13 @@ def measured(value: float, se: float) -> str:
 def _tile(example: Example) -> str:
     wide = "" if example.face.picture is not None else " ix-stacked"
     alt = f"training example {example.id}, labeled {example.label}"
+    body = f"""<div class="ix-id ix-cut" title="{safe(example.id)}">{safe(example.id)}</div><div>{_said(example)}</div>{_measures(example)}{_badges(example)}"""
+    picture = face(example.face, alt)
+    if example.row is None:
+        return f'<figure class="ix-example{wide}">{picture}<figcaption>{body}</figcaption></figure>'
     return (
-        f'<figure class="ix-example{wide}">{face(example.face, alt)}<figcaption>'
-        f'<div class="ix-id ix-cut" title="{safe(example.id)}">{safe(example.id)}</div><div>{_said(example)}</div>'
-        f"{_measures(example)}{_badges(example)}</figcaption></figure>"
+        f'<div class="ix-example{wide}" role="button" tabindex="0" data-inspect="{example.row}" data-point="{example.row}" '
+        f'aria-label="Open {safe(alt)}">{picture}<div class="ix-about">{body}</div></div>'
     )
 
 
@@ -91,10 +97,12 @@ def _measures(example: Example) -> str:
         f"self-influence <b>{plain(example.self_influence)}</b>",
         held_out + (", inside the noise" if example.neutral else ""),
     ]
+    if example.retrained is not None:
+        parts.append(f"by retraining <b>{measured(*example.retrained)}</b>")
     return '<div class="ix-measures">' + " ".join(f"<span>{part}</span>" for part in parts) + "</div>"
 
 
 def _badges(example: Example) -> str:
-    flagged = '<span class="ix-badge">memorized</span>' if example.memorized else ""
+    flagged = '<span class="ix-badge">suspect</span>' if example.memorized else ""
     fault = f'<span class="ix-badge ix-planted">{safe(example.planted)}</span>' if example.planted else ""
     return flagged + fault

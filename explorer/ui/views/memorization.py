@@ -13,7 +13,8 @@ class Headline:
 
     `high`, of which `useful`, `harmful` and the rest unclear, have a high self-influence; `both` of them are flagged.
     `chance` is how many of `high` the noise band lets through when none has an effect; `own_by` names the method of the
-    self-influence where it is not `method`.
+    self-influence where it is not `method`. `neighbors` says that the flag also rests on the labels of the nearest inputs;
+    `refused` counts the flagged whose label the model does not give (None for a regression).
     """
 
     flagged: int
@@ -29,6 +30,8 @@ class Headline:
     damping: float | None
     damping_rule: str
     own_by: str = ""
+    neighbors: bool = False
+    refused: int | None = None
 
 
 @dataclass(frozen=True)
@@ -44,22 +47,24 @@ class Finding:
 
 @dataclass(frozen=True)
 class Check:
-    """The flag against the planted flips, and each score's finding; the score of the flag comes first."""
+    """The flag against the planted flips, and each score's finding; the score of the flag comes first. The model gives the
+    planted label for `fitted` of them."""
 
     planted: int
     caught: int
     flagged: int
     findings: tuple[Finding, ...]
     verdict: str
+    fitted: int | None = None
 
 
 def headline(facts: Headline) -> str:
     """The answer in words and numbers, and what it rests on."""
     return f"""
 <section class="ix-headline" aria-label="How many training examples look memorized">
-  <h3>{facts.flagged:,} of {facts.total:,} training examples look memorized <span class="ix-quiet">{percent(facts.flagged / max(facts.total, 1))}</span></h3>
+  <h3>{facts.flagged:,} of {facts.total:,} training examples look memorized or mislabeled <span class="ix-quiet">{percent(facts.flagged / max(facts.total, 1))}</span></h3>
   <p>{_effect(facts)}</p>
-  <p class="ix-quiet">{_basis(facts)} A high score says <em>memorized</em>, not <em>wrong</em>. {_settings(facts)}</p>
+  <p class="ix-quiet">{_basis(facts)} A high score says <em>memorized</em>, not <em>wrong</em>.{_refused(facts)} {_settings(facts)}</p>
 </section>"""
 
 
@@ -78,7 +83,7 @@ def check(facts: Check) -> str:
   of {facts.flagged:,} flagged examples kept their label.</p>
   <table class="ix-table"><thead><tr><th scope="col">score</th><th scope="col">AUC</th>
   <th scope="col">precision of top {k:,}</th><th scope="col">recall of top {k:,}</th></tr></thead><tbody>{rows}</tbody></table>
-  <p class="ix-quiet">{safe(facts.verdict)}</p>
+  <p class="ix-quiet">{safe(facts.verdict)}{_fitted(facts)}</p>
 </section>"""
 
 
@@ -94,12 +99,35 @@ def _effect(facts: Headline) -> str:
     )
 
 
+def _refused(facts: Headline) -> str:
+    if not facts.refused:
+        return ""
+    return (
+        f" Suspect and memorized are two things: for {facts.refused:,} of the {facts.flagged:,} the model gives another label than theirs, so "
+        "it refused to fit them, and they are suspect rather than memorized."
+    )
+
+
+def _fitted(facts: Check) -> str:
+    if facts.fitted is None:
+        return ""
+    return (
+        f" The model gives the flipped label for {facts.fitted:,} of the {facts.planted:,} ({percent(facts.fitted / max(facts.planted, 1))}): a flip that "
+        "it refuses to fit is suspect, but not memorized."
+    )
+
+
 def _basis(facts: Headline) -> str:
     rule = f"more than 3 robust deviations above {facts.group}"
     own = f"Self-influence (by {safe(facts.own_by)})" if facts.own_by else "Self-influence"
     if facts.epochs:
+        score = (
+            f"the training log and the nearest inputs: mean loss over {facts.epochs:,} epochs plus how unlikely the ten nearest inputs make the label"
+            if facts.neighbors
+            else f"the training log: loss summed over {facts.epochs:,} epochs (CSL)"
+        )
         return (
-            f"The flag rests on the training log: loss summed over {facts.epochs:,} epochs (CSL), {rule}. {own} is "
+            f"The flag rests on {score}, {rule}. {own} is "
             f"a second measurement, so the two can differ: {facts.both:,} examples are high in both."
         )
     return f"The flag rests on self-influence, {rule}: this run has no training log."

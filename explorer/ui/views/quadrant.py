@@ -5,7 +5,7 @@ Every group has a shape and a color of its own; colors are middle tones that sta
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -46,18 +46,25 @@ class Cloud:
     held_out_se: NDArray[np.float64]
 
 
-def show(cloud: Cloud, groups: Sequence[Group], unit: str, *, alt: str, key: str) -> int | None:
-    """Draw the picture; the training row that was clicked, or None."""
-    event: Any = st.plotly_chart(
+def show(
+    cloud: Cloud,
+    groups: Sequence[Group],
+    unit: str,
+    *,
+    alt: str,
+    key: str,
+    on_click: Callable[[int | None], None],
+) -> None:
+    """Draw the picture; `on_click(row)` when a training example in it was clicked, `on_click(None)` when it was let go."""
+    st.plotly_chart(
         figure(cloud, groups, unit),
         key=key,
-        on_select="rerun",
+        on_select=lambda: on_click(picked(st.session_state[key])),
         selection_mode="points",
         width="stretch",
         config={"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]},
         alt=alt,
     )
-    return picked(event)
 
 
 def picked(event: Any) -> int | None:
