@@ -1,9 +1,10 @@
-"""Which score tells what was memorized, and which finds planted faults? Every score beside the subset estimator and the peers.
+"""Which score tells what was memorized, and which finds wrong labels? Every score beside the subset estimator and the peers.
 
-Run with `python -m tests.bench.memorization [--seeds 5] [--models 200] [--epochs 100 --rate .1]`. For each seed: digits with 8 % flipped
-labels and 2 % copies; Spearman with Feldman-Zhang memorization, AUC and precision@k for flips, AUC for rows that have a
-copy (near-duplicates *hide* memorization: below .5 is what a score that sees it should say). Means over seeds ± two standard errors of
-the mean. cleanlab runs where it is installed, 5-fold.
+Run with `python -m tests.bench.memorization [--data digits|fashion|mnist-test] [--seeds 5] [--models 200] [--epochs 100 --rate .1]`.
+For each seed: data with 8 % flipped labels and 2 % copies; Spearman with Feldman-Zhang memorization, AUC and precision@k for flips, AUC for
+rows that have a copy (near-duplicates *hide* memorization: below .5 is what a score that sees it should say). Means over seeds ± two
+standard errors of the mean. `mnist-test` takes MNIST's test images as a training set, labels as they are, and counts the errors that
+people verified among the highest scores; those nobody looked at count as right. cleanlab runs where it is installed, 5-fold.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
@@ -30,47 +33,90 @@ from explorer.memorization import Estimate, SubsetSettings
 from explorer.objectives import CrossEntropy
 from explorer.relearning import input_gradients, train_on_held_out
 from explorer.retraining import Retraining
+from explorer.sources.arrays import dataset_from_arrays
 from explorer.sources.digits import Digits
 from explorer.sources.planted import Planted
 from explorer.subset_models import estimate
 from explorer.training import EpochLog, train_epochs
+from tests.bench.fidelity_problems import data_file
+from tests.bench.fidelity_tables import place
 
 Array = NDArray[np.float64]
 FOLDS, NEIGHBORS = 5, 10
+FASHION, HELD_OUT = 1_000, 500
+"""Training and test examples of Fashion-MNIST, for its first; MNIST's test images are judged by all of them."""
+LOOKED_AT = (100, 200, 500)
+"""How many of the highest scores are looked at."""
+ALONE = 10
+"""Models trained one after the other, to say how much faster many at once are."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One seed: the data with its faults, the trained model and its log, what subset models said, and every score."""
+    """One seed: the data with its faults, what subset models said, every score; seconds of a subset model, and how many times
+    that one takes alone."""
 
     data: Dataset
     truth: Estimate
     scores: dict[str, Array]
     seconds: float
+    faster: float
 
 
 def fresh(data: Dataset, seed: int) -> torch.nn.Module:
+    """An MLP of the reference networks: hundreds of small CNNs would take hours on one thread."""
     shape = tuple(data.train.batch(np.arange(1)).shape[1:])
-    return models.build(models.default_kind(shape), shape, len(data.classes), seed)
+    return models.build("mlp", shape, len(data.classes), seed)
 
 
-def case(seed: int, count: int, recipe: Recipe) -> Case:
+def pictures(name: str, train: int, test: int) -> _Pictures:
+    """The first of so many training and test pictures of a file of $EXPLORER_DATA."""
+    with np.load(data_file(f"images/{name}.npz"), allow_pickle=False) as file:
+        parts = [file[f"{what}_{split}"][:n] for split, n in (("train", train), ("test", test)) for what in "xy"]
+    return _Pictures(dataset_from_arrays(name, *parts))
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """Data that is there already, as a source."""
+
+    data: Dataset
+
+    def load(self) -> Dataset:
+        return self.data
+
+    def spec(self) -> dict[str, object]:
+        return {"kind": self.data.name}
+
+
+def planted(name: str, seed: int) -> Dataset:
+    """Digits, or a part of Fashion-MNIST, with 8 % flips and 2 % copies."""
+    source = Digits() if name == "digits" else pictures("fashion_mnist", FASHION, HELD_OUT)
+    return Planted(source, seed=seed).load()
+
+
+def case(name: str, seed: int, count: int, recipe: Recipe) -> Case:
     """Train, score, estimate; one thread."""
-    data = Planted(Digits(), seed=seed).load()
+    data = planted(name, seed)
     recipe, objective = replace(recipe, seed=seed), CrossEntropy()
     model = fresh(data, seed)
     logs = [log for _, log in train_epochs(model, objective, data.train, data.test, recipe)]
     began = time.process_time()
     plan = Retraining(lambda s: fresh(data, s), data.train, objective, recipe)
     *_, last = estimate(plan, settings=SubsetSettings(seed=seed), models=count)
-    seconds = time.process_time() - began
+    seconds = (time.process_time() - began) / count
+    began = time.process_time()
+    for number, mask in enumerate(SubsetSettings(seed=seed).masks(len(data.train), 0, ALONE)):
+        for _ in train_epochs(fresh(data, number), objective, data.train, data.test, recipe, rows=np.flatnonzero(mask)):
+            pass
+    faster = (time.process_time() - began) / ALONE / seconds
     truth = last.tally.estimate()
     scores = of_the_log(logs) | of_the_model(model, data, recipe) | of_neighbors(data, logs, model)
     scores["consistency (subset models)"] = memorization.consistency(truth.accuracy_out[None])
     scores["memorization (subset models)"] = truth.memorization
     if importlib.util.find_spec("cleanlab"):
         scores["peer: cleanlab, 5-fold self-confidence"] = cleanlab(data, recipe)
-    return Case(data, truth, {name: np.nan_to_num(score) for name, score in scores.items()}, seconds)
+    return Case(data, truth, {name: np.nan_to_num(score) for name, score in scores.items()}, seconds, faster)
 
 
 def of_the_log(logs: list[EpochLog]) -> dict[str, Array]:
@@ -147,25 +193,87 @@ def row(name: str, cases: list[Case]) -> tuple[float, str]:
     return float(mean[2]), f"| {name} | {cells} |"
 
 
+def real_errors(recipe: Recipe) -> list[str]:
+    """MNIST's test labels as training labels: the lines of a table of verified errors among the highest scores."""
+    with np.load(data_file("images/mnist.npz"), allow_pickle=False) as file:
+        held_out = file["x_train"][:HELD_OUT], file["y_train"][:HELD_OUT]
+        data = dataset_from_arrays("MNIST's test images", file["x_test"], file["y_test"], *held_out)
+    judged = pd.read_parquet(data_file("labels/mnist_test_mturk.parquet"))
+    errors = set(judged.loc[judged["verified_error"], "index"].tolist())
+    truth = np.isin(np.arange(len(data.train)), list(errors))
+    objective, model = CrossEntropy(), fresh(data, recipe.seed)
+    logs = [log for _, log in train_epochs(model, objective, data.train, data.test, recipe)]
+    scores = of_the_log(logs) | of_neighbors(data, logs, model)
+    scores["self-influence (last layer)"] = (
+        LastLayer()
+        .fit(Subject(model, data.train, objective, recipe.weight_decay, "mnist"))
+        .self_influence()
+        .double()
+        .numpy()
+    )
+    if importlib.util.find_spec("cleanlab"):
+        scores["peer: cleanlab, 5-fold self-confidence"] = cleanlab(data, recipe)
+    lines = [
+        f"\n{len(errors)} verified errors among {len(judged)} labels that people looked at, of {len(data.train):,}\n",
+        "| score | AUC | " + " | ".join(f"found in the top {k} (precision, recall)" for k in LOOKED_AT) + " |",
+        "|---|---|" + "---|" * len(LOOKED_AT),
+    ]
+    found = {
+        name: [memorization.detection(np.nan_to_num(score), truth, k) for k in LOOKED_AT]
+        for name, score in scores.items()
+    }
+    for name, looks in sorted(found.items(), key=lambda one: -one[1][0].precision):
+        cells = " | ".join(
+            f"{round(each.recall * len(errors))} ({each.precision:.3f}, {each.recall:.3f})" for each in looks
+        )
+        lines.append(f"| {name} | {looks[0].auc:.4f} | {cells} |")
+    return lines
+
+
+def planted_faults(name: str, seeds: int, count: int, recipe: Recipe) -> list[str]:
+    """The lines of a table of every score on data with planted faults."""
+    cases = []
+    for seed in range(seeds):
+        cases.append(case(name, seed, count, recipe))
+        print(
+            f"seed {seed}: {cases[-1].seconds:.2f} s of CPU a subset model, {cases[-1].faster:.1f} x alone", flush=True
+        )
+    flagged = [float(each.truth.flagged.mean()) for each in cases]
+    train = len(cases[0].data.train)
+    lines = [
+        f"\n{train:,} training examples, {count} subset models a seed, {seeds} seeds; {np.median([each.seconds for each in cases]):.2f} s of "
+        f"CPU a model, trained alone {np.median([each.faster for each in cases]):.1f} times that. Memorized by the estimator (> .25 and > 2 se): "
+        f"{np.mean(flagged):.3f} of the examples.\n",
+        "| score | Spearman with memorization | AUC flips | precision@k flips | AUC near-duplicates |",
+        "|---|---|---|---|---|",
+    ]
+    return lines + [line for _, line in sorted((row(score, cases) for score in cases[0].scores), reverse=True)]
+
+
 def main() -> None:
-    """Print the table as markdown."""
+    """Print the table as markdown, or append it to a file."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", choices=("digits", "fashion", "mnist-test"), default="digits")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--models", type=int, default=200)
     parser.add_argument("--epochs", type=int, default=None, help="the recipe's own by default")
     parser.add_argument("--rate", type=float, default=Recipe().rate)
+    parser.add_argument("--write", type=Path, help="append the table to this file")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    cases = []
-    for seed in range(given.seeds):
-        cases.append(case(seed, given.models, Recipe(epochs=given.epochs, rate=given.rate)))
-        print(f"seed {seed}: {given.models} subset models in {cases[-1].seconds:.0f} s of CPU", flush=True)
-    flagged = [float(each.truth.flagged.mean()) for each in cases]
-    print(f"\nmemorized by the estimator (> .25 and > 2 se): {np.mean(flagged):.3f} of the examples\n")
-    print("| score | Spearman with memorization | AUC flips | precision@k flips | AUC near-duplicates |")
-    print("|---|---|---|---|---|")
-    for _, line in sorted((row(name, cases) for name in cases[0].scores), reverse=True):
-        print(line)
+    recipe = Recipe(epochs=given.epochs, rate=given.rate)
+    load = os.getloadavg()[0]
+    if given.data == "mnist-test":
+        lines = real_errors(recipe)
+    else:
+        lines = planted_faults(given.data, given.seeds, given.models, recipe)
+    of = f"{given.epochs} epochs" if given.epochs else "the recipe's own epochs"
+    title = f"## {given.data}, rate {given.rate:g}, {of}\n\nCommit {place()['commit']}, load {load:.1f} at the start, one thread.\n"
+    told = "\n".join([title, *lines, ""])
+    print(told)
+    if given.write:
+        with given.write.open("a") as file:
+            file.write("\n" + told)
 
 
 if __name__ == "__main__":

@@ -266,6 +266,7 @@ def test_whoever_only_asks_loads_no_torch() -> None:
     assert found.stdout.split() == ["False", "False"]
 
 
+@pytest.mark.slow
 def test_margins_and_contrasts_are_what_the_whole_method_says(wine: Run) -> None:
     """No run stores them: the warm worker against the fitted method in this process."""
     query = int(wine.plan("label")[0])

@@ -105,7 +105,7 @@ def unrolled(run: Run, query: int, target: Target) -> NDArray[np.float64]:
     return np.asarray(torch.autograd.grad(measure[0], weights)[0])
 
 
-@pytest.mark.parametrize("target", ["label", "prediction"])
+@pytest.mark.parametrize("target", [pytest.param("label", marks=pytest.mark.slow), "prediction"])
 def test_a_trace_is_autograd_through_the_whole_training(wine: Run, target: Target) -> None:
     query = int(wine.plan("label")[0])
     expected = unrolled(wine, query, target)
@@ -284,6 +284,7 @@ def test_why_there_is_no_trace_is_said(warm: Warm, monkeypatch: pytest.MonkeyPat
     assert refused(warm).startswith("RunError: Expected an answer; found TypeError")
 
 
+@pytest.mark.slow
 def test_a_network_with_dropout_is_refused_by_the_worker(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(DROPOUT)
     run = compute(tmp_path, replace(SMALL, model=f"{tmp_path / 'net.py'}:make"))

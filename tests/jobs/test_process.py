@@ -66,6 +66,7 @@ def test_kill_and_resume_gives_the_bytes_of_a_clean_run(tmp_path: Path) -> None:
     assert jobs.start(broken).state == "done"  # and no new worker
 
 
+@pytest.mark.slow
 def test_cancel_stops_within_a_block_and_resume_goes_on(tmp_path: Path) -> None:
     run = create(tmp_path, plan(Request("digits", recipe=Recipe(epochs=2000))))
     jobs.start(run)
@@ -83,6 +84,7 @@ def test_cancel_stops_within_a_block_and_resume_goes_on(tmp_path: Path) -> None:
     assert again.pid != state.pid
 
 
+@pytest.mark.slow
 def test_two_starts_make_one_worker(tmp_path: Path) -> None:
     run = create(tmp_path, plan(Request("digits", recipe=Recipe(epochs=2000))))
     threads = [threading.Thread(target=jobs.start, args=(run,)) for _ in range(4)]
