@@ -117,7 +117,7 @@ def said(
     measured[f"{prefix}accuracy"].append(np.mean(right) if outputs.shape[1] > 1 else np.nan)
 
 
-@pytest.mark.parametrize("task", ["classification", "regression"])
+@pytest.mark.parametrize("task", [pytest.param("classification", marks=pytest.mark.slow), "regression"])
 def test_the_loop_is_that_of_models_trained_one_by_one(task: str) -> None:
     given, test = plan(), blobs(TEST, seed=1)
     if task == "regression":

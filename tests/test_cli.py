@@ -84,7 +84,9 @@ def test_help_loads_nothing_heavy() -> None:
         pytest.param({"y_train": np.r_[np.arange(11) % 2, -1]}, "found -1 in row 11", marks=pytest.mark.slow),
         pytest.param({"x_test": np.ones((4, 5), dtype=np.float32)}, "one shape", marks=pytest.mark.slow),
         pytest.param(
-            {"x_train": np.r_[np.full((1, 3), np.nan), np.ones((11, 3))].astype(np.float32)}, "NaN", marks=pytest.mark.slow
+            {"x_train": np.r_[np.full((1, 3), np.nan), np.ones((11, 3))].astype(np.float32)},
+            "NaN",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             {"classes": np.array(["no", "yes"]), "y_train": np.arange(12) % 3},

@@ -271,7 +271,7 @@ def test_a_regression_is_taught_too(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_killed_in_the_middle_it_goes_on_to_the_bytes_of_a_clean_run(wine: Run, tmp_path: Path) -> None:
     broken, clean = (copied(wine, tmp_path / name) for name in ("broken", "clean"))
-    asked = Asked(tuple(range(140)), steps=300, rate=1e-4)
+    asked = Asked(tuple(range(140)), steps=300, rate=1e-4, noise=False)
     for run in (broken, clean):
         laboratory.ask(run, asked)
     jobs.start(broken)
