@@ -113,7 +113,7 @@ class TestRemedy:
     def test_the_sentence_says_whether_it_beats_luck(self) -> None:
         assert remedy.sentence(self.result) == (
             "Dropping 3 examples: accuracy +1.00 points (−0.20 to +2.20); clearly better than without as many at random, by "
-            "+2.00 points (+1.00 to +3.00)."
+            "+2.00 points (+1.00 to +3.00). Held-out loss is clearly lower than before."
         )
         unsure = replace(self.result, lines=[line("accuracy", Effect(0.01, 0.0, 0.02), Effect(-0.01, -0.02, 0.01))])
         assert "not clearly worse" in remedy.sentence(unsure)

@@ -52,7 +52,8 @@ class Result:
 
 
 def sentence(result: Result) -> str:
-    """The first line's change against both others, and whether it is more than luck, as Markdown; text from data is not in it."""
+    """The first line's change against both others, whether it is more than luck, and how the held-out loss moved, which tells smaller
+    changes than accuracy does; as Markdown, text from data is not in it."""
     first = result.lines[0]
     own, other = first.changes["before"], first.changes["random"]
     said = f"{result.done}: {first.name} {moved(own, first.unit)}"
@@ -60,7 +61,18 @@ def sentence(result: Result) -> str:
         return f"{said} after one training; an interval needs two."
     word = "clearly " if other.clear else "not clearly "
     than = "better" if other.mean >= 0 else "worse"
-    return f"{said}; {word}{than} than without as many at random, by {moved(other, first.unit)}."
+    return (
+        f"{said}; {word}{than} than without as many at random, by {moved(other, first.unit)}.{_loss(result.lines[1:])}"
+    )
+
+
+def _loss(lines: Sequence[Line]) -> str:
+    """A sentence on the held-out loss, if it is measured beside accuracy."""
+    for line in lines:
+        own = line.changes["before"]
+        if line.name == "loss" and math.isfinite(own.mean):
+            return f" Held-out loss is {'clearly ' if own.clear else 'not clearly '}{'lower' if own.mean >= 0 else 'higher'} than before."
+    return ""
 
 
 def show(result: Result, key: str) -> None:
