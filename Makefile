@@ -42,9 +42,12 @@ bench-ui: .venv/.tested
 bench-fidelity: .venv/.tested
 	$(BIN)/python -m tests.bench.fidelity --write
 
-# Which score finds what was memorized, and planted flips? Beside the subset estimator and other libraries: about half an hour.
+# Which score finds what was memorized, and wrong labels? Beside the subset estimator and other libraries: about an hour.
+# EXPLORER_DATA=folder adds Fashion-MNIST and the verified errors of MNIST's test labels.
 bench-memorization: .venv/.tested
+	$(PIP) cleanlab
 	$(BIN)/python -m tests.bench.memorization
+	if [ -n "$$EXPLORER_DATA" ]; then for data in fashion mnist-test; do $(BIN)/python -m tests.bench.memorization --data $$data; done; fi
 
 # The same beside other libraries. Two of them declare torchvision, which they do not need and which would fetch CUDA.
 PEERS := kronfluence==1.0.1 curvlinops-for-pytorch==3.0.1 backpack-for-pytorch unfoldNd linear_operator einconv einops opt_einsum \
