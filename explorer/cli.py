@@ -1,5 +1,5 @@
-"""What does a person type? demo, run, check, methods, open, runs, cancel, resume, query, export;
-every mistake ends in a sentence and exit code 2.
+"""What does a person type? demo, run, check, memorized, act, clean, teach, world, methods, open, runs, cancel, resume, query,
+export; every mistake ends in a sentence and exit code 2.
 
 Asks jobs and store for everything; heavy modules are imported by the command that needs them.
 """
@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from explorer import __version__
+from explorer.cli_laboratory import teach_command, work_world_command, world_command
+from explorer.cli_memorized import act_command, clean_command, memorized_command
 from explorer.cli_query import asked_options, query_command, read
 from explorer.cli_run import Fault, check_command, methods_command, report, run_command, runs_option, watch
 from explorer.errors import ExplorerError
@@ -71,6 +73,12 @@ def demo(folder: str | None, port: int | None, host: str, no_browser: bool) -> N
 
 main.add_command(run_command)
 main.add_command(check_command)
+main.add_command(memorized_command)
+main.add_command(act_command)
+main.add_command(clean_command)
+main.add_command(teach_command)
+main.add_command(world_command)
+main.add_command(work_world_command)
 main.add_command(methods_command)
 main.add_command(query_command)
 

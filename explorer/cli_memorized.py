@@ -6,14 +6,13 @@ Reads options and writes lines; the work is done by the run's job.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 from numpy.typing import NDArray
 
-from explorer.cli_run import runs_option, watch
+from explorer.cli_run import left_alone, rows_of, runs_option
 from explorer.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ def memorized_command(
         request = subsets.SubsetRequest(models, None if minutes is None else 60 * minutes)
         subsets.ask(run, request)
         signs.ask(run)
-        if _left_alone(run, lambda: bool(further.pending(run)), background, as_json):
+        if left_alone(run, lambda: bool(further.pending(run)), background, as_json):
             return
     told = known(run, top)
     click.echo(json.dumps(told, ensure_ascii=False) if as_json else _in_words(run, told))
@@ -87,14 +86,14 @@ def act_command(
         raise click.UsageError(f"Expected --to with relabel; found it with {action}. Leave it out.")
     run = _find(folder, name)
     _check_measured(run)
-    rows = remedies.suspects(run, suspects) if suspects is not None else _rows(run, str(ids))
+    rows = remedies.suspects(run, suspects) if suspects is not None else rows_of(run, "train", str(ids))
     labels: tuple[float, ...] | None = None
     named = len(rows)
     if action == "relabel":
         chosen = _labels(run, rows, to)
         rows, labels = tuple(row for row, _ in chosen), tuple(label for _, label in chosen)
     key = remedies.ask(run, remedies.Remedy(action, rows, labels, weight, seeds=seeds))
-    if _left_alone(run, lambda: not _remedy(run, key).complete, background, as_json):
+    if left_alone(run, lambda: not _remedy(run, key).complete, background, as_json):
         return
     asked = _remedy(run, key)
     click.echo(_remedy_as_json(asked) if as_json else _remedy_in_words(run, asked, named - len(rows)))
@@ -128,7 +127,7 @@ def clean_command(
 
     run = _find(folder, name)
     key = cleaning.ask(run, cleaning.Cleaning(share, rounds, patience, seeds))
-    if _left_alone(run, lambda: not _cleaning(run, key).complete, background, as_json):
+    if left_alone(run, lambda: not _cleaning(run, key).complete, background, as_json):
         return
     asked = _cleaning(run, key)
     click.echo(_cleaning_as_json(asked) if as_json else _cleaning_in_words(run, asked))
@@ -296,21 +295,6 @@ def _find(folder: str | None, name: str) -> Run:
     return find(runs_root(folder), name)
 
 
-def _left_alone(run: Run, waiting: Callable[[], bool], background: bool, as_json: bool) -> bool:
-    """Whether the job goes on without us; else it was watched until nothing more is `waiting`, or it ended early."""
-    from explorer.jobs import read_state, start
-
-    start(run)
-    if background:
-        click.echo(json.dumps({"run": run.key}) if as_json else "It goes on in the background. Watch: explorer runs")
-        return True
-    while True:
-        watch(run)
-        if read_state(run.path).state != "done" or not waiting():
-            return False
-        start(run)  # it was asked for just as the job ended
-
-
 def _check_measured(run: Run) -> None:
     from explorer.errors import RunError
     from explorer.jobs import read_state
@@ -326,20 +310,6 @@ def _suspects(run: Run, count: int) -> tuple[int, ...]:
     from explorer.jobs import remedies
 
     return remedies.suspects(run, count)
-
-
-def _rows(run: Run, text: str) -> tuple[int, ...]:
-    """Training rows of the ids, in the order of the training set."""
-    from explorer.jobs.planning import read_ids
-
-    wanted, names = read_ids(text), run.table("train")["id"].astype(str)
-    unknown = sorted(set(wanted) - set(names))
-    if unknown:
-        raise SettingsError(
-            f"Expected ids of training examples of run {run.key}; found {', '.join(map(repr, unknown[:3]))}. "
-            f"Ids look like {', '.join(names.head(3))}."
-        )
-    return tuple(int(row) for row in names.index[names.isin(wanted)])
 
 
 def _labels(run: Run, rows: tuple[int, ...], to: str | None) -> list[tuple[int, float]]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from explorer.jobs import JobState
     from explorer.jobs.estimate import Estimate
     from explorer.jobs.planning import Request
     from explorer.jobs.settings import Description
@@ -197,33 +198,74 @@ def _method_in_words(method: Description) -> str:
 
 def watch(run: Run, until_browsable: bool = False) -> None:
     """Draw the job's stages as progress bars until it ends (or a first answer can be shown)."""
+    background = f"Watch: explorer runs. Stop: explorer cancel {run.key}"
+    state = draw_until(run.path, lambda now: until_browsable and run.browsable and now.number > SCORED, background)
+    if state.state in ("failed", "interrupted"):
+        raise Fault(
+            f"{state.reason}\nRun {run.key} is {state.state}; `explorer resume {run.key}` goes on where it stopped."
+        )
+
+
+def draw_until(path: Path, enough: Callable[[JobState], bool], background: str) -> JobState:
+    """Draw the stages of the job of a folder until it ends or that is enough, and its last state; `background` says how to
+    go on after an interrupt, which leaves the job alone."""
     from tqdm import tqdm
 
     from explorer.jobs import read_state
 
     bar: Any = None
-    state = read_state(run.path)
+    state = read_state(path)
     try:
         while True:
-            state = read_state(run.path)
+            state = read_state(path)
             if state.stage and (bar is None or bar.desc != state.stage):
                 _close(bar, full=True)
                 bar = tqdm(desc=state.stage, total=state.total or 1, bar_format=BAR, dynamic_ncols=True)
             if bar is not None and state.active and state.total:
                 bar.total = state.total
                 bar.update(state.done - bar.n)
-            if not state.active or (until_browsable and run.browsable and state.number > SCORED):
-                break
+            if not state.active or enough(state):
+                return state
             time.sleep(POLL)
     except KeyboardInterrupt:
-        click.echo(f"\nThe job goes on in the background. Watch: explorer runs. Stop: explorer cancel {run.key}")
+        click.echo(f"\nThe job goes on in the background. {background}")
         raise SystemExit(130) from None
     finally:
         _close(bar, full=state.state == "done")
-    if state.state in ("failed", "interrupted"):
-        raise Fault(
-            f"{state.reason}\nRun {run.key} is {state.state}; `explorer resume {run.key}` goes on where it stopped."
+
+
+def left_alone(run: Run, waiting: Callable[[], bool], background: bool, as_json: bool) -> bool:
+    """Whether the job goes on without us; else it was watched until nothing more is `waiting`, or it ended early."""
+    from explorer.jobs import read_state, start
+
+    start(run)
+    if background:
+        click.echo(json.dumps({"run": run.key}) if as_json else "It goes on in the background. Watch: explorer runs")
+        return True
+    while True:
+        watch(run)
+        if read_state(run.path).state != "done" or not waiting():
+            return False
+        start(run)  # it was asked for just as the job ended
+
+
+def rows_of(run: Run, split: str, text: str) -> tuple[int, ...]:
+    """Rows of the "train" or "test" examples that are named by ids with commas or a file of them, in the order of the data.
+
+    Raises:
+        SettingsError: an id that is not there, or no id.
+    """
+    from explorer.errors import SettingsError
+    from explorer.jobs.planning import read_ids
+
+    wanted, names = read_ids(text), run.table(split)["id"].astype(str)
+    unknown = sorted(set(wanted) - set(names))
+    if unknown:
+        raise SettingsError(
+            f"Expected ids of {'training' if split == 'train' else 'test'} examples of run {run.key}; found "
+            f"{', '.join(map(repr, unknown[:3]))}. Ids look like {', '.join(names.head(3))}."
         )
+    return tuple(int(row) for row in names.index[names.isin(wanted)])
 
 
 def _close(bar: Any, *, full: bool) -> None:

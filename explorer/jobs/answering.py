@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from explorer.contracts import TARGETS, Dataset, Examples, Fitted, ImagePreview, Subject, Target
 from explorer.errors import ExplorerError, SettingsError
 from explorer.influence.gradients import BATCH, Head, head_pass
+from explorer.jobs import lesson
 from explorer.jobs.frames import Frame, Reader, send
 from explorer.jobs.pipeline import outcomes, second_opinion
 from explorer.jobs.planning import ingredients_of
@@ -30,6 +31,7 @@ from explorer.jobs.process import usable_cores
 from explorer.jobs.scoring import score_block
 from explorer.jobs.settings import checked
 from explorer.jobs.subject import subject_of
+from explorer.jobs.teaching import Teacher
 from explorer.jobs.tracing import METHOD, Asked, Tracer, refusal
 from explorer.questions import Question
 from explorer.sources.edited import Edit, edited
@@ -135,13 +137,13 @@ def serve(run: Run, idle: float) -> None:
         send(answers, refusal(error))
         return
     send(answers, {"ready": True})
-    tracer = Tracer(warm.subject, warm.dataset, warm.fitted, warm.seed)
+    tracer, teacher = Tracer(warm.subject, warm.dataset, warm.fitted, warm.seed), Teacher(warm.subject, warm.dataset)
 
     def reply(seconds: float) -> bool:
         """Answer one question that comes within so many seconds; False when nobody can ask any more."""
         question = reader.next(seconds)
         if question is not None:
-            send(answers, *_reply(warm, tracer, question[0]))
+            send(answers, *_reply(warm, tracer, teacher, question[0]))
         return question is not None
 
     def reply_to_all() -> None:
@@ -157,8 +159,10 @@ def serve(run: Run, idle: float) -> None:
         return
 
 
-def _reply(warm: Warm, tracer: Tracer, settings: dict[str, Any]) -> Frame:
+def _reply(warm: Warm, tracer: Tracer, teacher: Teacher, settings: dict[str, Any]) -> Frame:
     try:
+        if settings.get("method") == lesson.METHOD:
+            return teacher.answer(settings)
         if settings.get("method") == METHOD:
             return tracer.told(Asked(warm.test_row(settings["query"]), settings["target"]))
         return warm.answer(settings)

@@ -21,8 +21,11 @@ from numpy.typing import NDArray
 
 from explorer.contracts import ImagePreview, Preview, TablePreview, Target
 from explorer.errors import RunError, SettingsError
+from explorer.jobs import lesson
 from explorer.jobs.frames import Frame
 from explorer.jobs.helper import Helper
+from explorer.jobs.lesson import Lesson
+from explorer.laboratory.settings import OptimizerName, Teaching
 from explorer.questions import question
 from explorer.sources.edited import Edit
 from explorer.store import Row, Run, TopList
@@ -31,6 +34,8 @@ TRACE = "metagradient"
 """The method that goes back through a run's own training, and the `method` of a question that asks for it."""
 LIMIT = 60.0
 """Seconds after which a question is given up."""
+LESSON_LIMIT = 300.0
+"""The same of a lesson, which runs the network over all examples twice."""
 WORKERS = 2
 """Warm workers of one server process; the least recently used one is stopped for another."""
 KEPT = 64
@@ -111,6 +116,42 @@ def ask(
     return found
 
 
+def teach(
+    run: Run,
+    *,
+    train_row: int | None = None,
+    test_row: int | None = None,
+    label: float | None = None,
+    optimizer: OptimizerName = "sgd",
+    steps: int = 1,
+    rate: float | None = None,
+    limit: float | None = None,
+) -> Lesson:
+    """What a copy of the model says of every training and test example after a lesson in one of them; the run stays as it is.
+
+    Name a training or a test row; `label` teaches another than its own (a class number, or a value of a regression). A
+    `rate` that is not given is searched once for the run. Blocks until it is there, or `limit` seconds (default `LESSON_LIMIT`).
+
+    Raises:
+        RunError: as `ask`.
+        SettingsError: neither row or both, a row or settings out of range, or a lesson that was too large a step.
+        DataError: a label that the model does not have.
+    """
+    found = obstacle(run)
+    if found is not None:
+        raise RunError(found)
+    if (train_row is None) == (test_row is None):
+        raise SettingsError(
+            f"Expected a training row or a test row to teach; found {'neither' if train_row is None else 'both'}. Name one."
+        )
+    Teaching(optimizer, steps, rate)  # checked before a worker is started
+    wanted = {"method": lesson.METHOD, "train_row": train_row, "test_row": test_row, "label": label}
+    wanted |= {"optimizer": optimizer, "steps": steps, "rate": rate}
+    taught = _asked(run, wanted, LESSON_LIMIT if limit is None else limit, lesson.read)
+    assert isinstance(taught, Lesson)
+    return taught
+
+
 def trace(run: Run, query: int, target: Target, limit: float | None = None) -> Traced | UnderWay:
     """What the run's own training made of a test row, through every step of it, or how far the worker is with that.
 
@@ -125,7 +166,7 @@ def trace(run: Run, query: int, target: Target, limit: float | None = None) -> T
     _check(run, query, target)
     question = {"query": int(query), "target": target, "method": TRACE}
     found = _asked(run, question, LIMIT if limit is None else limit, _trace)
-    assert not isinstance(found, Answer)
+    assert isinstance(found, Traced | UnderWay)
     return found
 
 
@@ -248,9 +289,9 @@ def _answer(frame: Frame, target: Target, classes: tuple[int, ...], began: float
     )
 
 
-Final = Answer | Traced
+Final = Answer | Traced | Lesson
 """What is remembered."""
-Said = Answer | Traced | UnderWay
+Said = Answer | Traced | Lesson | UnderWay
 """What the worker says."""
 
 
@@ -283,6 +324,8 @@ class _Answers:
 
 def _size(answer: Final) -> int:
     """Bytes of what grows with the data: the row, and the picture or the values."""
+    if isinstance(answer, Lesson):
+        return answer.nbytes
     if isinstance(answer, Traced):
         return answer.row.values.nbytes
     preview = answer.preview

@@ -171,7 +171,9 @@ def _searched(nearest: Line, n: int, timings: Timings) -> float:
 def layout(points: int) -> float:
     """Seconds of a UMAP layout of that many points: compiling or loading, and epochs of what is fitted."""
     fitted = min(points, maps.FITTED_ROWS)
-    return (LOADING if maps.is_compiled() else COMPILING) + LAYOUT_STEP * fitted * (LONG_LAYOUT if fitted <= SHORT_FROM else SHORT_LAYOUT)
+    return (LOADING if maps.is_compiled() else COMPILING) + LAYOUT_STEP * fitted * (
+        LONG_LAYOUT if fitted <= SHORT_FROM else SHORT_LAYOUT
+    )
 
 
 def seconds_a_file(folder: Path, size: int) -> float:

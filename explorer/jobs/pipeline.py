@@ -34,11 +34,11 @@ from explorer.errors import SettingsError
 from explorer.influence import GradientDot, LastLayer
 from explorer.influence.gradients import Head, head_pass, targets_of
 from explorer.influence.last_layer import FittedLastLayer
-from explorer.jobs import checks
+from explorer.jobs import further, further_stages
 from explorer.jobs.classes import write_classes
+from explorer.jobs.damping_grid import write_grid
 from explorer.jobs.evidence import pending, retrain, settle, write_evidence
 from explorer.jobs.memorized import witness, write_memorization
-from explorer.jobs.predictability import write_predictability
 from explorer.jobs.scoring import Finish, Kept, score_blocks
 from explorer.jobs.settings import checked
 from explorer.jobs.subject import Ingredients, make_subject, training_of
@@ -54,6 +54,8 @@ EVIDENCE = "evidence"
 """The stage before the curvature of runs that ask for retrainings."""
 NEIGHBORS = 10
 """Nearest training examples kept of every point."""
+LOGGED = ("loss", "confidence", "correct", "max_probability", "entropy", "el2n", "measure")
+"""What the log keeps of every example after every epoch (see `training.EpochLog`)."""
 
 
 @dataclass
@@ -81,7 +83,7 @@ def stages_of(spec: Mapping[str, Any]) -> tuple[str, ...]:
 def run_pipeline(run: Run, ingredients: Ingredients, writer: StateWriter) -> None:
     """Do every stage of the run that is not done."""
     stages = stages_of(run.spec)
-    writer.expect(len(stages) + checks.pending(run))
+    writer.expect(len(stages) + len(further.pending(run)))
     writer.stage("data")
     recipe = Recipe(**run.spec["recipe"])
     work = Work(run, ingredients, writer, ingredients.dataset(), recipe, int(run.spec["seed"]))
@@ -105,6 +107,7 @@ def run_pipeline(run: Run, ingredients: Ingredients, writer: StateWriter) -> Non
     writer.stage("memorization")
     if work.missing("memorization.parquet", "summary.json"):
         write_memorization(run, fitted, witness(fitted, second, subject), work.dataset, work.seed, writer)
+    write_grid(run, fitted, work.dataset, writer)
     write_classes(run, fitted, work.dataset, writer)
     writer.stage("map (UMAP)")
     if work.missing("coordinates-umap.npy"):
@@ -112,9 +115,7 @@ def run_pipeline(run: Run, ingredients: Ingredients, writer: StateWriter) -> Non
         write_array(run.path / "coordinates-umap.npy", coordinates)
     writer.stage("neighbors")
     write_neighbors(work)
-    if checks.pending(run):
-        writer.stage(checks.STAGE)
-        write_predictability(run, ingredients, work.dataset, subject, writer)
+    further_stages.do(run, ingredients, work.dataset, subject, writer, len(stages))
 
 
 def check_queries(work: Work) -> None:
@@ -205,8 +206,7 @@ def _train_missing_epochs(work: Work, subject: Subject) -> None:
     with threads(training_threads(subject.model, work.recipe.batch_size)):
         for state, log in epochs:
             name = f"epoch-{state.epoch:04d}.safetensors"
-            fields = ("loss", "confidence", "correct", "measure")
-            write_bundle(path / "training" / name, {field: getattr(log, field) for field in fields})
+            write_bundle(path / "training" / name, {field: getattr(log, field) for field in LOGGED})
             write_bytes(path / "checkpoints" / name, safetensors.torch.save(_saveable(state.tensors())))
 
 

@@ -24,6 +24,7 @@ from explorer.store.files import bundle, member, read_json
 Split = Literal["train", "test"]
 BLOCK = 256
 """Queries per score block: one file of top lists, one of int8 rows."""
+DAMPING_GRID = "damping-grid.safetensors"
 CLASS_MATRIX, CLASS_INFLUENCE = "class-matrix.npy", "class-influence.npy"
 
 
@@ -105,7 +106,8 @@ PARTS = (
     ("the fitted method", "fitted.*"),
     ("weights, and what a stopped training goes on from", "model.safetensors checkpoints/*"),
     ("training log", "training/*"),
-    ("memorization, influence of classes", "memorization.parquet summary.json class-*.npy"),
+    ("memorization, influence of classes", "memorization.parquet summary.json class-*.npy damping-grid*"),
+    ("what was measured and tried beyond", "signs* subset* predictability* remedies/*/* cleaning/*/* laboratory/*/*"),
     ("maps and neighbors", "coordinates-*.npy neighbors*"),
 )
 """What a run holds, by the patterns of its files; `Run.sizes` counts every other file as settings and state."""
@@ -186,9 +188,14 @@ class Run:
         return [name for name in LAYOUTS if self.has(f"coordinates-{name}.npy")]
 
     def training_log(self, field: str) -> NDArray[np.float32] | None:
-        """`loss`, `confidence`, `correct` `[epochs, train]` or `measure` `[epochs, test]`; None without a log."""
+        """`loss`, `confidence`, `correct`, `max_probability`, `entropy`, `el2n` `[epochs, train]` or `measure` `[epochs, test]`.
+
+        None without a log, and where an epoch of it lacks the field: runs of older explorers know the first three and the last.
+        """
         files = sorted((self.path / "training").glob("epoch-*.safetensors"))
-        return np.stack([member(file, field) for file in files]) if files else None
+        if not files or not all(holds(file, field) for file in files):
+            return None
+        return np.stack([member(file, field) for file in files])
 
     def plan(self, target: Target) -> NDArray[np.int64]:
         """Test rows whose influence is computed for `target`, in the order of computation."""
@@ -315,6 +322,12 @@ class Run:
 
     def _targets_differ(self, query: int) -> bool:
         return bool((self.plan("prediction") == query).any())
+
+
+def holds(path: Path, name: str) -> bool:
+    """Whether a `.safetensors` file has an array of that name."""
+    with safe_open(path, framework="numpy") as stored:
+        return name in set(stored.keys())
 
 
 def block_name(target: Target, position: int) -> str:

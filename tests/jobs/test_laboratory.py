@@ -137,6 +137,11 @@ def test_experiments_are_compared_wish_by_wish(taught: Run) -> None:
     assert both["value"].tolist() == [
         next(one["value"] for one in card["desiderata"] if one["name"] == "sparseness") for card in cards
     ]
+    assert set(both["control"]) == {"random noise"}
+    assert both["control_value"].tolist() == [
+        next(one["controls"]["random noise"]["value"] for one in card["desiderata"] if one["name"] == "sparseness")
+        for card in cards
+    ]
     assert len(laboratory.compare([])) == 0
 
 
