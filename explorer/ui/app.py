@@ -15,6 +15,7 @@ page = st.navigation(
     [
         st.Page(PAGES / "explore.py", title="Explore", icon=":material/travel_explore:", default=True),
         st.Page(PAGES / "memorized.py", title="Memorized", icon=":material/psychology:"),
+        st.Page(PAGES / "laboratory.py", title="Laboratory", icon=":material/science:"),
         st.Page(PAGES / "runs.py", title="Runs", icon=":material/list_alt:"),
     ],
     position="top",

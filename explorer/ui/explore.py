@@ -67,11 +67,18 @@ def _closed(run: Run) -> None:
     st.rerun(["panel", "list", "bar", "map"])
 
 
+def _taught(run: Run, row: int | None) -> None:
+    """Color the map by a lesson, or by influence again."""
+    selected.teach(run, row)
+    state.raise_revision()
+    st.rerun(["map", "bar", "panel"])  # the map first: it fetches the lesson while the panel waits for it
+
+
 def _viewed(run: Run, said: dict[str, Any]) -> None:
     """The reader filtered, colored, selected, inspected or pinned something: does the panel show it?"""
     changed = selected.viewed(run, said)
     shown = {"Selection": {"filter", "selection"}, "Table": {"filter", "selection"}, "Compare": {"pinned"}}
-    if changed & (shown.get(state.get("part"), set()) | {"inspected"}):
+    if changed & (shown.get(state.get("part"), set()) | {"inspected", "lesson"}):
         st.rerun("panel")
 
 
@@ -172,7 +179,16 @@ def _panel(run: Run) -> None:
 
     _answer(run, ("card", "trust"))
     if state.get("inspected") is not None:
-        drawer.show(run, state.get("inspected"), query, target, picked, inspected, lambda: _closed(run))
+        drawer.show(
+            run,
+            state.get("inspected"),
+            query,
+            target,
+            picked,
+            inspected,
+            lambda: _closed(run),
+            lambda row: _taught(run, row),
+        )
     part = st.segmented_control(
         "Show",
         _parts(run),

@@ -1,6 +1,6 @@
 """What is the reader looking at on the Explore page? Taken from the address, put into it, and shared with the browser.
 
-Query, target, map, color, filter, selection, the inspected training example, the pinned prediction, the panel's part,
+Query, target, map, color, filter, selection, the inspected training example, the pinned prediction, the lesson that colors the map, the panel's part,
 the two classes compared and the run of another method that it compares with. Examples are named by id in the address and by row in the session. Nothing from an address or a browser is
 trusted: what does not fit the run is left out, and `follow` says so.
 """
@@ -19,7 +19,7 @@ from explorer.ui import answers, load, state
 Name = TypeVar("Name", bound=str)
 COLORS = ("influence", "label", "prediction", "outcome", "self-influence", "split")
 PARTS = ("Answer", "Selection", "Compare", "Edit", "Classes", "Methods", "Table", "About")
-VIEW = {"filter": Filter(), "color": COLORS[0], "selection": None, "inspected": None, "pinned": None}
+VIEW = {"filter": Filter(), "color": COLORS[0], "selection": None, "inspected": None, "pinned": None, "lesson": None}
 """What the browser may change besides query and target, as it is in a fresh session."""
 
 
@@ -44,6 +44,7 @@ def follow(run: Run) -> list[str]:
     state.put("filter", Filter.parse(said.get("filter"), len(load.meta(run).classes)))
     state.put("selection", Selection.parse(said.get("select")))
     state.put("inspected", _train_row(run, said.get("row"), missing))
+    state.put("lesson", _train_row(run, said.get("taught"), missing))
     pinned = _test_row(run, said.get("pin"), missing)
     state.put("pinned", None if pinned is None else (pinned, _one_of(TARGETS, said.get("pin-target"))))
     state.put("part", _one_of(PARTS, said.get("part")))
@@ -71,6 +72,8 @@ def write(run: Run) -> None:
     }
     if state.get("inspected") is not None:
         optional["row"] = load.train_columns(run).ids.at([state.get("inspected")])[0]
+    if state.get("lesson") is not None:
+        optional["taught"] = load.train_columns(run).ids.at([state.get("lesson")])[0]
     if state.get("pinned") is not None:
         query, target = state.get("pinned")
         optional |= {"pin": _test_id(run, query), "pin-target": "" if target == TARGETS[0] else target}
@@ -78,9 +81,12 @@ def write(run: Run) -> None:
 
 
 def select(run: Run, query: int, target: Target) -> None:
-    """Make a test row and a target the selection; which classes are compared is a question about one prediction."""
+    """Make a test row and a target the selection; which classes are compared is a question about one prediction, and who
+    asks about one wants to see its influence rather than a lesson."""
     if query != state.get("query"):
         state.put(WHY, None)
+    if (query, target) != (state.get("query"), state.get("target")):
+        state.put("lesson", None)
     state.put("query", query)
     state.put("target", target)
     write(run)
@@ -89,6 +95,14 @@ def select(run: Run, query: int, target: Target) -> None:
 def inspect(run: Run, row: int | None) -> None:
     """Open the drawer on a training row, or close it."""
     state.put("inspected", row)
+    write(run)
+
+
+def teach(run: Run, row: int | None) -> None:
+    """Color the map by what teaching a training row once changes, or by influence again."""
+    state.put("lesson", row)
+    if row is not None:
+        state.put("color", COLORS[0])
     write(run)
 
 
@@ -111,7 +125,7 @@ def show_classes(run: Run, classes: tuple[int, ...]) -> None:
 
 
 def viewed(run: Run, said: Mapping[str, Any]) -> set[str]:
-    """Take over what the browser says of filter, color, selection, inspected row and pin; the names that changed."""
+    """Take over what the browser says of filter, color, selection, inspected row, pin and lesson; the names that changed."""
     meta = load.meta(run)
     pinned = said.get("pinned")
     pinned = pinned if isinstance(pinned, dict) and _fits(pinned.get("query"), meta.test) else None
@@ -121,6 +135,7 @@ def viewed(run: Run, said: Mapping[str, Any]) -> set[str]:
         "selection": Selection.from_data(said.get("selection")),
         "inspected": said.get("inspected") if _fits(said.get("inspected"), meta.train) else None,
         "pinned": None if pinned is None else (pinned["query"], _one_of(TARGETS, pinned.get("target"))),
+        "lesson": said.get("lesson") if _fits(said.get("lesson"), meta.train) else None,
     }
     changed = {name for name, value in found.items() if state.get(name, VIEW[name]) != value}
     for name in changed:
@@ -131,7 +146,7 @@ def viewed(run: Run, said: Mapping[str, Any]) -> set[str]:
 
 
 def as_data() -> dict[str, Any]:
-    """Filter, color, selection, inspected row and pin as the components take them."""
+    """Filter, color, selection, inspected row, pin and lesson as the components take them."""
     selection, pinned = state.get("selection"), state.get("pinned")
     return {
         "filter": state.get("filter", VIEW["filter"]).as_data(),
@@ -139,6 +154,7 @@ def as_data() -> dict[str, Any]:
         "selection": None if selection is None else selection.as_data(),
         "inspected": state.get("inspected"),
         "pinned": None if pinned is None else {"query": pinned[0], "target": pinned[1]},
+        "lesson": state.get("lesson"),
     }
 
 

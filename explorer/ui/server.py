@@ -59,6 +59,15 @@ def influence(request: Request, run: Run) -> Response:
     return Response(body, media_type="application/octet-stream", headers=IDENTITY | HOUR)
 
 
+def lesson(request: Request, run: Run) -> Response:
+    """What teaching a training example once changes, as an int8 row over all points with the strongest of them."""
+    row, size = int(request.path_params["row"]), load.meta(run).train
+    if not 0 <= row < size:
+        raise RunError(f"Expected a training row in 0..{size - 1}; found {row}. Choose an example on the map.")
+    body = wire.lesson(load.lesson(run, row))
+    return Response(body, media_type="application/octet-stream", headers=IDENTITY | HOUR)
+
+
 def answer(request: Request, run: Run) -> Response:
     """What the panel shows of one prediction; kept by the browser only as long as the run is as the page knows it."""
     target, query = _asked(request, run)
@@ -118,7 +127,7 @@ async def lifespan(app: st.App) -> AsyncIterator[None]:  # noqa: ARG001 - the fr
     import pandas  # noqa: F401
     import plotly.graph_objects  # noqa: F401
 
-    from explorer.ui import explore, memorized, runs  # noqa: F401
+    from explorer.ui import explore, laboratory, memorized, runs  # noqa: F401
 
     memory.give_back_what_is_freed()
     gc.collect()
@@ -138,6 +147,7 @@ app = st.App(
         Route("/api/health", health),
         Route("/api/session", session),
         Route(BASE + "/points/{layout}.bin", _guarded(points)),
+        Route(BASE + "/influence/lesson/{row:int}.bin", _guarded(lesson)),
         Route(BASE + "/influence/{target}/{query:int}.bin", _guarded(influence)),
         Route(BASE + "/answer/{target}/{query:int}.json", _guarded(answer)),
         Route(BASE + "/queries.json", _guarded(queries)),

@@ -19,11 +19,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from explorer.contracts import ImagePreview
+from explorer.jobs.lesson import Lesson
 from explorer.shown import NO_CLASS
 from explorer.store import Meta, Row, Run, TopList
 from explorer.store.run import Split
 
 NO_CODE = 255
+NAMED = 5
+"""Test predictions of each sign that a lesson numbers on the map."""
 MEMORIZED, WRONG, PLANTED = 1, 2, 4
 """Bits of a point's marks."""
 READ, LISTED = 2**16, 2**11
@@ -68,6 +71,22 @@ def influence(top: TopList, row: Row) -> bytes:
             towards.astype("<i4").tobytes(),
             away.astype("<i4").tobytes(),
             row.values.tobytes(),
+        )
+    )
+
+
+def lesson(found: Lesson) -> bytes:
+    """As `influence`, but over train + test points: the strongest are the test predictions that improved and got worse most."""
+    train = len(found.train.values)
+    improved, worsened = (train + part.rows[:NAMED] for part in (found.improved, found.worsened))
+    return b"".join(
+        (
+            np.array([train + len(found.test.values), len(improved), len(worsened)], dtype="<u4").tobytes(),
+            np.array([found.train.scale], dtype="<f4").tobytes(),
+            improved.astype("<i4").tobytes(),
+            worsened.astype("<i4").tobytes(),
+            found.train.values.tobytes(),
+            found.test.values.tobytes(),
         )
     )
 

@@ -229,6 +229,12 @@ class TestForm:
         assert begun == [run.key]
         assert np.bincount(run.table("train")["label"].to_numpy()[list(rows)]).tolist() == [2] * 10
 
+    def test_test_examples_are_asked_evenly_too(self, finished: Finished) -> None:
+        run = Run.at(finished.digits)
+        found = form.wanted(run, 20, 10, steps=2)
+        assert found == Asked(laboratory.evenly(run, count=20), laboratory.evenly(run, "test", 10), steps=2)
+        assert sorted(run.table("test")["label"].to_numpy()[list(found.probes or ())]) == list(range(10))
+
     def test_the_layers_offered_are_those_of_the_model(self, finished: Finished) -> None:
         run = Run.at(finished.digits)
         _, subject = subject_of(run, ingredients_of(run))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from explorer.ui.laboratory import order
-from explorer.ui.views import lab_cell, lab_heat, lab_lesson, lab_score, lab_told
+from explorer.ui.views import lab_cell, lab_heat, lab_lesson, lab_scale, lab_score, lab_told
 from explorer.ui.views.lab_score import Number, Regime, Score
 from explorer.ui.views.tiles import Item
 from tests.ui.conftest import HOSTILE
@@ -96,7 +96,7 @@ class TestScorecard:
             assert len(Tags(html).named("img")) == 0
 
     def test_number_interval_and_controls_stand_where_they_are_on_the_scale(self) -> None:
-        html = lab_score.picture(SCORE)
+        html = lab_scale.picture(SCORE)
         assert places(html, "dot") == [25.0]
         assert places(html, "range") == [20.0]
         assert "width:30.0%" in html
@@ -104,7 +104,7 @@ class TestScorecard:
 
     def test_a_scale_is_widened_by_what_lies_beyond_and_says_where_its_words_belong(self) -> None:
         wide = replace(SCORE, number=Number(1.5, -0.5, 2.0))
-        html = lab_score.picture(wide)
+        html = lab_scale.picture(wide)
         assert places(html, "zero") == [20.0]
         assert places(html, "dot") == [80.0]
         assert "−0.5 … 0 both ways alike" in html
@@ -125,7 +125,7 @@ class TestScorecard:
         ("value", "written"), [(0.0, "0.00"), (0.0003, "0.0003"), (-0.17, "−0.17"), (1.0, "1.00"), (1234.5, "1,234")]
     )
     def test_numbers_keep_a_digit_that_says_something(self, value: float, written: str) -> None:
-        assert lab_score.written(Number(value)) == f"<b>{written}</b>"
+        assert lab_scale.written(Number(value)) == f"<b>{written}</b>"
 
     def test_the_badge_begins_with_the_verdict(self) -> None:
         assert "◇</span> Not in the linear regime</span>" in lab_score.badge(

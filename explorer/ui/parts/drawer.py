@@ -18,7 +18,7 @@ from explorer.errors import RunError
 from explorer.store import Run, read_json
 from explorer.store.run import Split
 from explorer.ui import answers, load, scatter
-from explorer.ui.parts import asked, items, likeness, reverse
+from explorer.ui.parts import asked, items, likeness, reverse, taught
 from explorer.ui.views import drawer as views
 from explorer.ui.views import neighbors as near
 from explorer.ui.views.tiles import Item
@@ -41,12 +41,18 @@ def show(
     on_pick: Pick,
     on_inspect: Callable[[int], None],
     on_close: Callable[[], None],
+    on_teach: Callable[[int | None], None] | None = None,
 ) -> None:
-    """The drawer, open on a training example; `query` and `target` are what is selected now."""
+    """The drawer, open on a training example; `query` and `target` are what is selected now.
+
+    `on_teach(row)` colors the map by a lesson, `on_teach(None)` by influence again; without it nothing can be taught here.
+    """
     facts = known(run, train_row)
     with st.container(key="ix-drawer"):
         _named()(key="drawer-name", data={"name": f"Training example {facts.item.id}"}, height=0)
         st.button("Close", key="drawer-close", on_click=on_close, shortcut="Escape", type="tertiary")
+        if on_teach is not None:
+            taught.show(run, train_row, on_pick, on_inspect, on_teach)
         html = [views.known(facts)]
         try:
             html += [views.here(_here(run, train_row, query, target))]

@@ -2,10 +2,10 @@
  *
  * The filter bar: classes, outcome, memorized, sign and range of influence, and the color. A choice is on the bus at
  * once, so the map and the list obey now. It is also the one component that tells Python what the page looks at, once
- * that has rested: filter, color, selection, inspected example and pinned prediction, whoever of the page changed them.
+ * that has rested: filter, color, selection, inspected example, pinned prediction and lesson, whoever of the page changed them.
  */
 
-const VIEW = ["filter", "color", "selection", "inspected", "pinned"];
+const VIEW = ["filter", "color", "selection", "inspected", "pinned", "lesson"];
 const REST_MS = 250;
 const FORGOTTEN_MS = 4000;
 const LIVE_UP_TO = 200_000;
@@ -176,10 +176,11 @@ class FilterBar {
 
   signs() {
     const counts = this.levels && signCounts(this.levels);
-    for (const [name, word] of [["towards", "▲ Towards"], ["away", "▼ Away"]]) {
+    const lesson = Boolean(this.state.row?.tests);
+    for (const [name, word] of [["towards", lesson ? "▲ Improved" : "▲ Towards"], ["away", lesson ? "▼ Worse" : "▼ Away"]]) {
       const button = this.find(`[data-sign=${name}]`);
       button.textContent = counts ? `${word} ${count(counts[name])}` : word;
-      button.title = counts ? `${count(counts[name])} training examples; the influence of ${count(counts.zero)} is about zero` : "";
+      button.title = counts ? `${count(counts[name])} training examples; the ${lesson ? "change" : "influence"} of ${count(counts.zero)} is about zero` : "";
     }
   }
 

@@ -10,6 +10,7 @@
  *               selection          null or { layout, polygon }: what was lassoed, in map units
  *               inspected          the training row that the drawer is open on, or null
  *               pinned             null or { query, target }: the A of a comparison
+ *               lesson             the training row whose lesson colors the map, or null for influence
  *               likely             the test row that the hand rests on and may choose next, or null
  *               pointed            the point under the pointer in a gallery or list, or -1
  *               row, counts        what the map is colored by, and how many points it shows
@@ -44,7 +45,7 @@ class Channel {
     this.run = run;
     this.state = {
       query: null, target: "label", order: null, queries: null,
-      filter: NO_FILTER, color: "influence", selection: null, inspected: null, pinned: null,
+      filter: NO_FILTER, color: "influence", selection: null, inspected: null, pinned: null, lesson: null,
       likely: null, pointed: -1, row: null, counts: null,
     };
     this.view = this.panel = null;
@@ -74,7 +75,7 @@ class Channel {
 
   /* Python wins when it raises `revision`, and when it asks for something it did not ask before and we did not
    * just pick ourselves. The map and the list both say what Python wants: the second to say it changes nothing.
-   * `view` (filter, color, selection, inspected, pinned) is taken over when `revision` is raised, and only then. */
+   * `view` (filter, color, selection, inspected, pinned, lesson) is taken over when `revision` is raised, and only then. */
   fromPython(query, target, revision, view = {}) {
     const wish = `${revision}/${query}/${target}`;
     if (wish === this.wish) return;

@@ -20,6 +20,8 @@ const PLAIN = 1;
 const FIRST_COLOR = 2;
 const DIMMED = 128;
 const RAMP_STEPS = 100;
+/* Got worse to improved, of a lesson's test points; the middle one is plain. */
+const LESSON_STEPS = 61;
 
 const COLOR_NAMES = {
   influence: "influence", label: "label", prediction: "prediction", outcome: "right or wrong",
@@ -42,12 +44,14 @@ function tintTable(mode) {
   return table;
 }
 
-/* Writes the tint of every point into `out`, in drawing order: the training rows of `order`, then the test rows. */
-function tintPoints(points, mode, shown, inside, out) {
+/* Writes the tint of every point into `out`, in drawing order: the training rows of `order`, then the test rows. `row` is that
+ * of a lesson: its training points are drawn by strong.js. */
+function tintPoints(points, mode, shown, inside, out, row = null) {
   const { nTrain, total, order, classes, predictions, marks, codes } = points;
   const table = tintTable(mode);
   const bytes = { label: classes, prediction: predictions, outcome: marks, "self-influence": codes }[mode] ?? null;
   const other = mode === "split" ? 1 : NO_CLASS;
+  const tests = mode === LESSON ? row.tests : null;
   const hasTest = bytes !== null && bytes.length === total;
   for (let n = 0; n < total; n++) {
     const i = n < nTrain ? order[n] : n;
@@ -56,7 +60,8 @@ function tintPoints(points, mode, shown, inside, out) {
       continue;
     }
     const byte = i < nTrain ? (bytes ? bytes[i] : mode === "split" ? 0 : NO_CLASS) : hasTest ? bytes[i] : other;
-    out[n] = table[byte] + (inside && !inside[i] ? DIMMED : 0);
+    const tint = tests && i >= nTrain ? FIRST_COLOR + Math.round(((tests[i - nTrain] + 127) / 254) * (LESSON_STEPS - 1)) : table[byte];
+    out[n] = tint + (inside && !inside[i] ? DIMMED : 0);
   }
   return out;
 }
@@ -79,6 +84,9 @@ function hues(mode, theme) {
   const of = (colors) => colors[theme.dark ? "dark" : "light"].map(rgb);
   if (mode === "label" || mode === "prediction") return of(CLASS_COLORS);
   if (mode === "outcome" || mode === "split") return of(PAIR_COLORS);
+  if (mode === LESSON) {
+    return Array.from({ length: LESSON_STEPS }, (_, n) => rampAt([theme.away, theme.muted, theme.towards], n / (LESSON_STEPS - 1)));
+  }
   return mode === "self-influence" ? Array.from({ length: RAMP_STEPS }, (_, n) => rampAt(of(RAMP_COLORS), n / (RAMP_STEPS - 1))) : [];
 }
 
@@ -117,10 +125,11 @@ function classKey(data, points, mode, colors) {
   return { entries, note };
 }
 
-/* The key of a mode as [{ hue, text }], for a saved picture. */
-function swatches(data, points, mode, theme) {
+/* The key of a mode as [{ hue, text }], for a saved picture; `row` may be that of a lesson. */
+function swatches(data, points, mode, theme, row = null) {
   if (mode === "influence") {
-    return [["towards", theme.towards], ["away", theme.away], ["little influence", theme.muted]].map(([text, hue]) => ({ hue, text }));
+    const names = row?.tests ? ["improved", "got worse", "little change"] : ["towards", "away", "little influence"];
+    return [theme.towards, theme.away, theme.muted].map((hue, n) => ({ text: names[n], hue }));
   }
   const { entries, ramp, ends } = colorKey(data, points, mode, theme);
   return ramp ? [{ hue: ramp[0], text: ends[0] }, { hue: ramp.at(-1), text: ends[2] }] : entries;

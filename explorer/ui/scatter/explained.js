@@ -1,4 +1,4 @@
-/* Which prediction is explained, by which row of influence, and is it here?
+/* Which prediction is explained, by which row of influence or of what lesson, and is it here?
  *
  * One for each run: follows the channel's query and target, fetches the row (influence.js), and makes picks. `told` hears
  * `row(row | null)`, `target()` (what is asked, or what is known of it, changed) and `note(text, button)`. It draws nothing.
@@ -25,6 +25,15 @@ class Explained {
 
   get target() { return this.targetOf(this.query); }
 
+  /* The training row whose lesson is shown in place of influence, or null. */
+  get lesson() {
+    const { lesson } = this.channel.state;
+    return Number.isInteger(lesson) && lesson >= 0 && lesson < this.data.n_train ? lesson : null;
+  }
+
+  /* What the map is to show: [number, target], as rows are asked for. */
+  get asking() { return this.lesson === null ? [this.query, this.target] : [this.lesson, LESSON]; }
+
   get known() {
     const { query } = this;
     return Number.isInteger(query) && query >= 0 && query < this.data.n_test;
@@ -50,7 +59,7 @@ class Explained {
   learned() {
     this.told.target();
     if (this.query === null) return;
-    if (!this.known || this.rows.key(this.query, this.target) !== this.wanted) this.asked();
+    if (!this.known || this.rows.key(...this.asking) !== this.wanted) this.asked();
   }
 
   /* These are the points now; what is here of their influence is shown. */
@@ -61,18 +70,18 @@ class Explained {
   }
 
   load() {
-    const { query, target, rows } = this;
-    const key = rows.key(query, target);
+    const { rows, asking, lesson } = this;
+    const key = rows.key(...asking);
     this.wanted = key;
     clearTimeout(this.slow);
     rows.keepOnly([key, ...this.ahead().map((next) => rows.key(...next))]);
-    const row = rows.peek(query, target);
+    const row = rows.peek(...asking);
     if (row) return this.apply(row);
     this.slow = setTimeout(() => {
       this.mute();
-      this.told.note("Loading the influence on this prediction …");
+      this.told.note(lesson === null ? "Loading the influence on this prediction …" : "Teaching the model this example …");
     }, SLOW_MS);
-    return rows.get(query, target).then(
+    return rows.get(...asking).then(
       (come) => this.wanted === key && !this.gone && this.apply(come),
       (error) => this.wanted === key && !this.gone && error.name !== "AbortError" && this.missing(error));
   }
@@ -80,7 +89,8 @@ class Explained {
   missing(error) {
     clearTimeout(this.slow);
     this.mute();
-    if (error.status === 404) this.told.note("Not computed yet: the influence on this prediction.", "Check again");
+    if (this.lesson !== null && error.status === 404) this.told.note("This example could not be taught; the panel says why.", "Retry");
+    else if (error.status === 404) this.told.note("Not computed yet: the influence on this prediction.", "Check again");
     else this.told.note(error.message, "Retry");
   }
 
@@ -104,6 +114,7 @@ class Explained {
 
   /* [query, target] of what the user will likely ask next. */
   ahead() {
+    if (this.lesson !== null) return [];
     const few = Math.min(AHEAD, this.rows.room - 1);
     return upcoming(this.channel.state, few, this.data.n_test).map((query) => [query, this.targetOf(query)]);
   }

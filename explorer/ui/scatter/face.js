@@ -93,6 +93,12 @@ class Face {
     this.find(".selected span").textContent = text ?? "";
   }
 
+  /* That a lesson is shown, and the way back; null without one. */
+  lesson(train) {
+    this.find(".lesson").hidden = train === null;
+    this.find(".lesson span").textContent = train === null ? "" : `After teaching training row ${train} once`;
+  }
+
   /* For screen readers, once the selection rests. */
   say(text) {
     clearTimeout(this.saying);

@@ -200,7 +200,7 @@ class Histogram {
   words() {
     const { row, root, handles, unit } = this;
     const say = (name, text) => { root.querySelector(`[data-show=${name}]`).textContent = text; };
-    say("plus", row ? `▲ ${signed(row.scale)}${unit}` : "");
+    say("plus", row ? `▲ ${signed(row.scale)}${row.tests ? "" : unit}` : "");
     say("minus", row ? `▼ ${signed(-row.scale)}` : "");
     say("range", row ? this.range() : "influence: no row yet");
     this.canvas.setAttribute("aria-label", row ? this.spread() : "Influence on this prediction: not here yet");
@@ -218,7 +218,7 @@ class Histogram {
 
   range() {
     const { low, high } = this.limits;
-    if (low === null && high === null) return "influence, drag to limit";
+    if (low === null && high === null) return `${this.row.tests ? "change by the lesson" : "influence"}, drag to limit`;
     const { low: from, high: to } = this.edges;
     let inside = 0;
     for (let level = Math.ceil(from); level <= Math.floor(to); level++) inside += this.counts[level + 128] ?? 0;
@@ -228,6 +228,7 @@ class Histogram {
 
   spread() {
     const { towards, zero, away } = signCounts(this.counts);
+    if (this.row.tests) return `Change by this lesson: ${count(towards)} training examples improved, ${count(away)} got worse, ${count(zero)} about the same`;
     return `Influence on this prediction: ${count(towards)} training examples towards, ${count(away)} away, ${count(zero)} about zero`;
   }
 }

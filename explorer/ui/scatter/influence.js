@@ -1,4 +1,4 @@
-/* What is the influence row of this query, and is it here already?
+/* What is the influence row of this query, or of this lesson, and is it here already?
  *
  * Fetches rows, keeps the last few, and fetches the likely next ones while the user looks. Rows of one run and one
  * training set; `wanted` says what is worth finishing, the rest is stopped. It does not know what a row looks like
@@ -8,6 +8,8 @@
 const KEPT = 32;
 const KEPT_OF_LARGE = 4;
 const LARGE = 200_000;
+/* Stands where the target of a query does: the row is that of a lesson, and the number that of a training example. */
+const LESSON = "lesson";
 
 class InfluenceRows {
   constructor(data) {
@@ -42,9 +44,9 @@ class InfluenceRows {
 
   fetch(key, urgent) {
     const stop = new AbortController();
-    const promise = load(route(this.data, `influence/${key}.bin`), "this prediction's influence", { signal: stop.signal, urgent })
+    const promise = load(route(this.data, `influence/${key}.bin`), key.startsWith(`${LESSON}/`) ? "this lesson" : "this prediction's influence", { signal: stop.signal, urgent })
       .then((buffer) => {
-        const row = decodeInfluence(buffer, this.data.n_train);
+        const row = decodeInfluence(buffer, this.data.n_train, key.startsWith(`${LESSON}/`) ? this.data.n_test : 0);
         this.kept.set(key, row);
         while (this.kept.size > this.room) this.kept.delete(this.kept.keys().next().value);
         return row;

@@ -11,12 +11,23 @@ class Legend {
   }
 
   open(data) {
+    this.data = data;
     this.find("[data-show=wrong]").hidden = data.task === "regression";
-    this.find("[data-show=clip]").textContent = `${data.unit ? `${data.unit}, ` : ""}clipped at the 99.5th percentile`;
+    this.words(false);
+  }
+
+  /* What the ends of the scale of influence, or of a lesson, are called. */
+  words(lesson) {
+    const { unit, task } = this.data;
+    const what = lesson ? `${task === "regression" ? "−½ squared error" : "log p of its label, nats"}, ` : unit ? `${unit}, ` : "";
+    this.find("[data-show=clip]").textContent = `${what}clipped at the 99.5th percentile`;
+    this.find("[data-show=influence] .towards").textContent = lesson ? "▲ improved" : "▲ towards";
+    this.find("[data-show=influence] .away").textContent = lesson ? "▼ got worse" : "▼ away";
   }
 
   /* Takes the same room with and without a row. */
   row(row) {
+    this.words(Boolean(row?.tests));
     for (const [name, sign] of [["plus", 1], ["minus", -1]]) {
       this.find(`[data-show=${name}]`).textContent = row ? signed(sign * row.scale) : "";
     }

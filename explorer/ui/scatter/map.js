@@ -59,6 +59,7 @@ class InfluenceMap {
       png: () => this.save(),
       retry: () => this.face.retry?.(),
       again: () => this.explained.load(),
+      influence: () => this.channel.publish({ lesson: null }, "map"),
     };
     this.root.addEventListener("click", (event) => {
       const { do: action, target, tool, layout } = event.target.closest("button")?.dataset ?? {};
@@ -92,6 +93,7 @@ class InfluenceMap {
     if (!sameRun) this.openRun();
     if (!sameRun || before.layout !== data.layout) this.openLayout();
     this.channel.fromPython(data.query, data.target, data.revision, data.view ?? {});
+    this.face.lesson(this.explained.lesson);
     this.picture.retheme();
     return sameRun ? undefined : this.explained.asked();
   }
@@ -114,14 +116,18 @@ class InfluenceMap {
       target: () => this.showTarget(),
       note: (text, button) => this.face.note(text, button),
     });
-    this.unsubscribe = this.channel.subscribe((state, changed) => this.hear(state, changed));
+    this.unsubscribe = this.channel.subscribe((state, changed, source) => this.hear(state, changed, source));
   }
 
-  hear(state, changed) {
+  hear(state, changed, source) {
     const any = (...names) => names.some((name) => changed.includes(name));
+    if (source !== "python" && any("query", "target") && state.lesson !== null) {
+      this.channel.publish({ lesson: null }, source); // who asks about a prediction asks for its influence
+    }
     if (any("filter", "color", "selection")) this.look();
     if (any("inspected", "pointed")) this.picture.redraw(false);
-    if (any("query", "target")) this.explained.asked();
+    if (any("lesson")) this.face.lesson(this.explained.lesson);
+    if (any("query", "target", "lesson")) this.explained.asked();
     else if (any("queries")) this.explained.learned();
     if (any("likely")) this.explained.prepare(state.likely);
   }
@@ -217,6 +223,7 @@ class InfluenceMap {
     this.likely.over(this.channel, isTrain ? null : own);
     if (i < 0) return this.face.card(null);
     const lines = isTrain ? trainLines(data, points, row, own) : testLines(data, points, this.channel.state.queries, own);
+    if (!isTrain && row?.tests) lines.push(changeLine(data, row.tests[own], row.scale));
     const picture = data.pictures ? route(data, `thumb/${isTrain ? "train" : "test"}/${own}.png`) : null;
     const { camera } = this.picture;
     return this.face.card(lines, camera.toScreen(points.at[2 * i], points.at[2 * i + 1]), camera, picture);
@@ -325,13 +332,13 @@ class InfluenceMap {
     await this.picture.whole();
     const { data, seen, row } = this;
     const facts = queryFacts(this.channel.state.queries, this.query);
-    const about = this.explained.known ? summary(data, this.points, this.channel.state.queries, this.query, this.explained.target, row) : "";
+    const about = this.explained.known ? this.summary() : "";
     const mode = seen.now.color;
     const lines = [
       `Run ${data.run}, ${LAYOUTS[data.layout]} map. ${facts ? "" : `Test row ${this.query}. `}${about}`,
-      `Color: ${COLOR_NAMES[mode]}${mode === "influence" && data.unit ? ` in ${data.unit}` : ""}. ${countLine(seen.counts, null, 1)}.`,
+      `Color: ${row?.tests && mode === "influence" ? "change by the lesson" : COLOR_NAMES[mode]}${mode === "influence" && data.unit && !row?.tests ? ` in ${data.unit}` : ""}. ${countLine(seen.counts, null, 1)}.`,
     ];
-    return pictureOf(this.picture, lines, swatches(data, this.points, mode, this.picture.theme));
+    return pictureOf(this.picture, lines, swatches(data, this.points, mode, this.picture.theme, row));
   }
 
   async save() {
@@ -343,9 +350,15 @@ class InfluenceMap {
     }
   }
 
+  summary() {
+    const { data, points, row, explained } = this;
+    if (row?.tests && explained.lesson !== null) return lessonSummary(data, points, row, explained.lesson);
+    return summary(data, points, this.channel.state.queries, this.query, explained.target, row);
+  }
+
   describe() {
     if (!this.points || !this.explained.known) return;
-    const about = summary(this.data, this.points, this.channel.state.queries, this.query, this.explained.target, this.row);
+    const about = this.summary();
     this.picture.canvas.setAttribute("aria-label", mapName(this.data, this.points, about));
     this.face.say(about);
   }

@@ -1,6 +1,7 @@
 /* Where are the points, and what is known of each?
  *
- * Reads the bytes of points/{layout}.bin and of influence/{target}/{query}.bin (explorer/ui/wire.py says what they hold).
+ * Reads the bytes of points/{layout}.bin, influence/{target}/{query}.bin and influence/lesson/{row}.bin (explorer/ui/wire.py says
+ * what they hold).
  * Point i is training row i below nTrain, test row i - nTrain above. It knows no screen and no network.
  */
 
@@ -90,18 +91,23 @@ async function shuffled(n) {
   return order;
 }
 
-function decodeInfluence(buffer, nTrain) {
-  if (buffer.byteLength < 16) expectBytes(buffer, 16 + nTrain, "this prediction's influence");
+/* A row over training examples; that of a lesson (`nTest` of them above 0) goes on over the test examples, and its strongest
+ * are points. */
+function decodeInfluence(buffer, nTrain, nTest = 0) {
+  const total = nTrain + nTest, what = nTest ? "this lesson" : "this prediction's influence";
+  if (buffer.byteLength < 16) expectBytes(buffer, 16 + total, what);
   const [n, towards, away] = new Uint32Array(buffer, 0, 3);
-  expectBytes(buffer, 16 + 4 * (towards + away) + nTrain, "this prediction's influence");
-  if (n !== nTrain) {
-    throw new LoadError(`The influence row has ${count(n)} training examples where the run has ${count(nTrain)}. `
+  expectBytes(buffer, 16 + 4 * (towards + away) + total, what);
+  if (n !== total) {
+    throw new LoadError(`The influence row has ${count(n)} examples where the run has ${count(total)}. `
       + "Reload the page; if it stays, compute the run again.", 0);
   }
+  const start = 16 + 4 * (towards + away);
   return {
     scale: new Float32Array(buffer, 12, 1)[0],
     towards: new Int32Array(buffer, 16, towards),
     away: new Int32Array(buffer, 16 + 4 * towards, away),
-    values: new Int8Array(buffer, 16 + 4 * (towards + away), nTrain),
+    values: new Int8Array(buffer, start, nTrain),
+    tests: nTest ? new Int8Array(buffer, start + nTrain, nTest) : null,
   };
 }

@@ -19,9 +19,10 @@ class Seen {
     const was = this.now;
     const now = { ...was, ...next };
     now.color = colorMode(now.color);
+    now.mode = now.color === "influence" && now.row?.tests ? LESSON : now.color;
     this.now = now;
     const differs = (...names) => names.some((name) => was[name] !== now[name]);
-    const { points, row, filter, color } = now;
+    const { points, row, filter, color, mode } = now;
     if (!points) return;
     const anew = differs("points");
     const filtered = anew || differs("filter") || (differs("row") && asksRow(filter));
@@ -29,9 +30,9 @@ class Seen {
     if (anew) [this.shown, this.tints] = [new Uint8Array(points.total), new Uint8Array(points.total)];
     if (filtered) shownMask(points, row, filter, this.shown);
     if (selected) this.inside = this.select(points);
-    if (anew || differs("color")) this.retheme(this.picture.theme);
-    if (filtered || selected || differs("color")) {
-      this.picture.tint(tintPoints(points, color, this.shown, this.inside, this.tints));
+    if (anew || differs("mode")) this.retheme(this.picture.theme);
+    if (filtered || selected || differs("mode") || (mode === LESSON && differs("row"))) {
+      this.picture.tint(tintPoints(points, mode, this.shown, this.inside, this.tints, row));
     }
     if (filtered || selected || differs("row", "color")) {
       const strong = strongest(points, color === "influence" ? row : null, this.shown, this.inside);
@@ -52,9 +53,9 @@ class Seen {
   }
 
   retheme(theme) {
-    const { points, color } = this.now;
+    const { points, mode } = this.now;
     if (!points || !theme) return;
-    this.picture.paint(paletteOf(color, theme, grain(points.total).faint), TESTS_PLAIN.has(color));
+    this.picture.paint(paletteOf(mode, theme, grain(points.total).faint), TESTS_PLAIN.has(mode));
   }
 
   /* `wanted` true or false once the user has said so; else by the number of points. */

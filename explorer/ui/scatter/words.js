@@ -36,14 +36,20 @@ function influenceLine(data, row, train) {
     : `${side} ${signed(value)}${clipped}${data.unit ? ` ${data.unit}` : ""}`;
 }
 
+function changeLine(data, value, scale) {
+  const change = (value / 127) * scale, more = Math.abs(value) === 127 ? " or more" : "";
+  if (value === 0) return `no change (less than ${number(scale / 254)})`;
+  return `${change > 0 ? "▲ improved" : "▼ got worse"} ${signed(change)}${more}${data.task === "regression" ? "" : " nats"}`;
+}
+
 function trainLines(data, points, row, train) {
   const lines = [`Training row ${train}`];
   const label = className(data, points.classes[train]);
   if (label !== null) lines.push(`labeled ${label}`);
   const said = className(data, points.predictions[train]);
   if (said !== null && label !== null) lines[1] = `says ${said}, labeled ${label}${points.marks[train] & WRONG ? " ✗" : " ✓"}`;
-  if (row) lines.push(influenceLine(data, row, train));
-  const rank = row ? [[row.towards.indexOf(train), "towards"], [row.away.indexOf(train), "away"]].find(([at]) => at >= 0) : null;
+  if (row) lines.push(row.tests ? changeLine(data, row.values[train], row.scale) : influenceLine(data, row, train));
+  const rank = row && !row.tests ? [[row.towards.indexOf(train), "towards"], [row.away.indexOf(train), "away"]].find(([at]) => at >= 0) : null;
   if (rank) lines.push(`number ${rank[0] + 1} ${rank[1]}`);
   if (points.marks[train] & MEMORIZED) lines.push("memorized");
   if (points.marks[train] & PLANTED) lines.push("planted fault");
@@ -56,6 +62,11 @@ function summary(data, points, queries, query, target, row) {
   if (!row) return `${about}; explaining the ${asked}.`;
   return `${about}; explaining the ${asked}. ${row.towards.length} strongest examples towards and ${row.away.length} away; `
     + `the scale is plus or minus ${number(row.scale)}.`;
+}
+
+function lessonSummary(data, points, row, train) {
+  const about = trainLines(data, points, null, train).join(", ");
+  return `Taught once: ${about}. Colored by what improved and what got worse; the scale is plus or minus ${number(row.scale)}.`;
 }
 
 function mapName(data, points, about) {
