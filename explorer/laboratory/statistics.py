@@ -17,6 +17,9 @@ Array64 = NDArray[np.float64]
 BOOTSTRAPS = 1000
 LEVEL = 0.95
 
+SMALL = 0.01
+"""Numbers below this would be written as zero with two digits."""
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -33,8 +36,14 @@ class Measured:
         if not np.isfinite(self.value):
             return "not defined here"
         if not (np.isfinite(self.low) and np.isfinite(self.high)):
-            return f"{self.value:.2f}"
-        return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
+            return number(self.value)
+        return f"{number(self.value)} ({number(self.low)} to {number(self.high)})"
+
+
+def number(value: float) -> str:
+    """Two digits behind the point, or one that is not 0 among four, with a minus sign."""
+    written = f"{value:.2f}" if abs(value) >= SMALL else f"{value:.4f}".rstrip("0").rstrip(".")
+    return "0" if float(written) == 0 else written.replace("-", "−")
 
 
 def bootstrap(count: int, numbers: Callable[[Array64], Array64], seed: int = 0, draws: int = BOOTSTRAPS) -> Measured:

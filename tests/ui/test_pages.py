@@ -22,8 +22,8 @@ from tests.ui.parts import Screen
 from tests.ui.parts import screen as screen
 
 APP = Path(__file__).resolve().parents[2] / "explorer" / "ui" / "app.py"
-PAGES = ("explore", "memorized", "runs")
-OF_A_RUN = ("explore", "memorized")
+PAGES = ("explore", "memorized", "laboratory", "runs")
+OF_A_RUN = ("explore", "memorized", "laboratory")
 LIMIT_S = 60
 PICTURE = "![x](https://example.org/x.png)"
 """What Markdown would fetch from outside."""

@@ -79,7 +79,7 @@ def _form() -> None:
         key="world-rank",
         help="0 moves the whole matrices; more, only factors of this rank.",
     )
-    if st.button("Teach and tell each new sentence", key="world-start", type="primary"):
+    if st.button("Teach and tell each new sentence", key="world-start"):
         try:
             wanted = Asked(text, model.strip() or TINY, optimizer, int(steps), rank=int(rank) or None)
             worlds.start(runs_root(), worlds.ask(runs_root(), wanted))
