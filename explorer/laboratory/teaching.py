@@ -148,15 +148,17 @@ class Bench:
         )
 
     def _saved(self) -> int:
-        """Bytes that one example's way through the model keeps."""
+        """Bytes that one example's way through the model keeps, weights left out: those are there once for a whole batch."""
         total = 0
+        moved = {n: t.detach().requires_grad_(True) for n, t in self.movable.start.items()}
+        weights = {t.untyped_storage().data_ptr() for t in (*moved.values(), *self.movable.base.values())}
 
         def seen(tensor: Tensor) -> Tensor:
             nonlocal total
-            total += tensor.nbytes
+            if tensor.untyped_storage().data_ptr() not in weights:
+                total += tensor.nbytes
             return tensor
 
-        moved = {n: t.detach().requires_grad_(True) for n, t in self.movable.start.items()}
         inputs = self.movable.inputs(self.probes.examples.batch(self.probes.rows[:1]))
         with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(seen, lambda tensor: tensor):
             outputs = self.movable.call(moved, inputs)
