@@ -1,4 +1,4 @@
-"""What must a model still do for its memorization to be told? Gradients at its inputs, and training on with other examples.
+"""What must a model still do for its memorization to be told? Gradients at its inputs, training on, and saying its sequences.
 
 Makes what `memorization.proxies` takes as arrays; the model given is never changed, and nothing is scored here.
 """
@@ -14,12 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from explorer.contracts import Examples, Objective, Progress, Recipe, silent
+from explorer.contracts import Examples, Objective, Progress, Recipe, Subject, silent
 from explorer.errors import SettingsError
 from explorer.loading import as_model_input
 from explorer.memorization.proxies import InputGradients
+from explorer.sequences import SequenceLogProbability
 from explorer.training import evaluate, train_epochs
 
+BATCH = 256
+"""Sequences looked at together."""
 EPOCHS, SLOWER = 10, 5.0
 """How long training goes on with held-out examples, and how many times slower than it began."""
 
@@ -56,6 +59,32 @@ def input_gradients(model: nn.Module, objective: Objective, examples: Examples) 
         return np.asarray(found.cpu().numpy())
 
     return gradients
+
+
+def sequences_known(subject: Subject, examples: Examples) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """How well each sequence is known now: mean −log p of its asked tokens, in nats, and whether all of them would be said, `[n]` each.
+
+    Two rows of what `memorization.pre_memorization_error` takes, one call after each epoch of a training: its `below` is then
+    the logarithm of the perplexity under which a sequence counts as known by heart (Kang et al. 2024 take accuracies of
+    sampled answers; this takes the most probable tokens, each given the true ones before it).
+
+    Raises:
+        SettingsError: the subject is no sequence model.
+    """
+    objective = subject.objective
+    if not isinstance(objective, SequenceLogProbability):
+        raise SettingsError(
+            f"Expected a sequence model; found a {objective.task} model. Its training log has losses and right answers already."
+        )
+    losses, right = [], []
+    labels = np.asarray(examples.labels)
+    for start in range(0, len(examples), BATCH):
+        rows = np.arange(start, min(start + BATCH, len(examples)), dtype=np.int64)
+        outputs, targets = evaluate(subject.model, examples, rows), torch.from_numpy(labels[rows])
+        asked = objective.parts(outputs)[1].sum(1)
+        losses.append(-objective.measure(outputs, targets, "label") / asked)
+        right.append((objective.predict(outputs) == targets.to(outputs.device)).all(1))
+    return torch.cat(losses).float().cpu().numpy(), torch.cat(right).cpu().numpy()
 
 
 def train_on_held_out(

@@ -106,7 +106,8 @@ def pre_memorization_error(losses: ArrayLike, correct: ArrayLike, below: float =
     Low = the answer was right before the example was known by heart: it was learned from others. The classifier's analogue of
     pre-memorization accuracy (Kang et al. 2024, "What do learning dynamics reveal about generalization in LLM
     reasoning?", which takes the perplexity of the reasoning for the loss and the largest accuracy for the mean). Below
-    the threshold after the first epoch: 0. Never below it: all epochs count. Raises as `csl`.
+    the threshold after the first epoch: 0. Never below it: all epochs count. For sequences `relearning.sequences_known` gives
+    both rows of an epoch. Raises as `csl`.
     """
     loss, right = table(losses, "losses"), table(correct, "correct") > 0
     if loss.shape != right.shape:
