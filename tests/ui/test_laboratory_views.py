@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from explorer.ui.laboratory import order
-from explorer.ui.views import lab_cell, lab_heat, lab_lesson, lab_scale, lab_score, lab_told
+from explorer.ui.views import lab_cell, lab_heat, lab_lesson, lab_scale, lab_score, lab_told, matrix
 from explorer.ui.views.lab_score import Number, Regime, Score
 from explorer.ui.views.tiles import Item
 from tests.ui.conftest import HOSTILE
@@ -81,7 +81,7 @@ class TestHeat:
 
     @pytest.mark.parametrize(("points", "cell"), [([], None), ([{"customdata": [1, 2]}], (1, 2)), ([{}], None)])
     def test_a_click_names_its_cell(self, points: list[Any], cell: tuple[int, int] | None) -> None:
-        assert lab_heat.picked({"selection": {"points": points}}) == cell
+        assert matrix.picked({"selection": {"points": points}}) == cell
 
 
 class TestScorecard:

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-import streamlit as st
 from numpy.typing import NDArray
 
 from explorer.ui.views.heat import SCALE
+from explorer.ui.views.matrix import clicked
 from explorer.ui.views.words import safe
 
 CLICKABLE = 22_500
@@ -58,23 +58,7 @@ def limit(values: NDArray[np.float64]) -> float:
 
 def show(effects: Effects, *, alt: str, key: str) -> tuple[int, int] | None:
     """Draw it; the cell (lesson, probe) that was clicked, or None."""
-    event: Any = st.plotly_chart(
-        figure(effects),
-        key=key,
-        on_select="rerun",
-        selection_mode="points",
-        width="stretch",
-        config={"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]},
-        alt=alt,
-    )
-    return picked(event)
-
-
-def picked(event: Any) -> tuple[int, int] | None:
-    """The cell in Plotly's selection event."""
-    points = event["selection"]["points"]
-    said = points[0].get("customdata") if points else None
-    return (int(said[0]), int(said[1])) if isinstance(said, list | tuple) and len(said) >= 2 else None
+    return clicked(figure(effects), alt=alt, key=key)
 
 
 def figure(effects: Effects) -> go.Figure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import plotly.graph_objects as go
 import streamlit as st
 
 from explorer.ui.views.heat import Matrix, figure
@@ -11,8 +12,13 @@ from explorer.ui.views.heat import Matrix, figure
 
 def show(matrix: Matrix, *, alt: str, key: str) -> tuple[int, int] | None:
     """Draw it; the class numbers (training, test) of the cell that was clicked, or None."""
+    return clicked(figure(matrix), alt=alt, key=key)
+
+
+def clicked(drawn: go.Figure, *, alt: str, key: str) -> tuple[int, int] | None:
+    """Draw a heat map whose cells hold (row, column) as custom data; the cell that was clicked, or None."""
     event: Any = st.plotly_chart(
-        figure(matrix),
+        drawn,
         key=key,
         on_select="rerun",
         selection_mode="points",
@@ -24,7 +30,7 @@ def show(matrix: Matrix, *, alt: str, key: str) -> tuple[int, int] | None:
 
 
 def picked(event: Any) -> tuple[int, int] | None:
-    """The pair of class numbers in Plotly's selection event."""
+    """The cell in Plotly's selection event."""
     points = event["selection"]["points"]
     said = points[0].get("customdata") if points else None
     return (int(said[0]), int(said[1])) if isinstance(said, list | tuple) and len(said) >= 2 else None
