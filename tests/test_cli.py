@@ -175,6 +175,7 @@ def test_an_estimate_says_what_it_would_cost_and_starts_nothing(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_weights_with_nan_are_said(tmp_path: Path) -> None:
     import torch
 

@@ -246,6 +246,7 @@ def test_an_unfinished_run_is_refused(wine: Run, tmp_path: Path) -> None:
         ask(Run.at(tmp_path / wine.key), 0, "label")
 
 
+@pytest.mark.slow
 def test_data_that_changed_is_said_and_asking_again_starts_anew(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     arrays = {"x_train": rng.normal(size=(20, 3)), "y_train": np.arange(20) % 2}

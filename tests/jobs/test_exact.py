@@ -26,6 +26,7 @@ from explorer.jobs.answering import Warm, _reply
 from explorer.jobs.asking import Traced, UnderWay
 from explorer.jobs.planning import ingredients_of
 from explorer.jobs.subject import file_hash
+from explorer.jobs.teaching import Teacher
 from explorer.jobs.tracing import Asked, Tracer
 from explorer.store import Run, read_json, write_json
 from tests import oracles, problems
@@ -61,6 +62,10 @@ def warm(wine: Run) -> Warm:
 
 def tracer_of(warm: Warm, **change: Any) -> Tracer:
     return Tracer(replace(warm.subject, **change), warm.dataset, warm.fitted, warm.seed)
+
+
+def teacher_of(warm: Warm) -> Teacher:
+    return Teacher(warm.subject, warm.dataset)
 
 
 def nothing() -> None:
@@ -105,7 +110,8 @@ def unrolled(run: Run, query: int, target: Target) -> NDArray[np.float64]:
     return np.asarray(torch.autograd.grad(measure[0], weights)[0])
 
 
-@pytest.mark.parametrize("target", [pytest.param("label", marks=pytest.mark.slow), "prediction"])
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["label", "prediction"])
 def test_a_trace_is_autograd_through_the_whole_training(wine: Run, target: Target) -> None:
     query = int(wine.plan("label")[0])
     expected = unrolled(wine, query, target)
@@ -171,11 +177,11 @@ def test_questions_between_two_steps_are_answered_to_the_bit(
     tracer, asked = tracer_of(warm), Asked(query, "label")
     question = {"query": other, "target": "label", "edit": {}}
     seen: list[dict[str, Any]] = []
-    expected = _reply(warm, tracer, question)[1]
+    expected = _reply(warm, tracer, teacher_of(warm), question)[1]
 
     def between() -> None:
         modes = [module.training for module in warm.subject.model.modules()]
-        answer = _reply(warm, tracer, question)[1]
+        answer = _reply(warm, tracer, teacher_of(warm), question)[1]
         assert answer.keys() == expected.keys()
         for name, values in answer.items():
             np.testing.assert_array_equal(values, expected[name], err_msg=name)
@@ -323,7 +329,9 @@ def test_mistakes_in_a_question_are_sentences(wine: Run, warm: Warm) -> None:
         SettingsError, match="Expected target to be one of label, prediction, margin, contrast; found 'moon'"
     ):
         asking.trace(wine, 0, "moon")  # type: ignore[arg-type]
-    told = _reply(warm, tracer_of(warm), {"method": asking.TRACE, "query": rows, "target": "label"})[0]
+    told = _reply(warm, tracer_of(warm), teacher_of(warm), {"method": asking.TRACE, "query": rows, "target": "label"})[
+        0
+    ]
     assert told["error"] == "SettingsError"
 
 

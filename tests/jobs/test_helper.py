@@ -90,6 +90,7 @@ def until(reached: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_prints_of_a_user_s_model_do_not_reach_the_answer(odd: Run, mood: Path, forgetful: None) -> None:
     query = int(odd.plan("label")[0])
     (mood / "loud").touch()

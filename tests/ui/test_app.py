@@ -310,6 +310,7 @@ def test_without_webgl_there_is_a_smaller_map_and_a_message(address: str, digits
         card_shows(page, digits.table("queries")["id"][1])
 
 
+@pytest.mark.slow
 def test_a_killed_server_comes_back_with_the_same_view(browser: Browser, digits: Run) -> None:
     port, third = chromium.free_port(), digits.table("queries")["id"][2]
     session = browser.new_context()

@@ -269,6 +269,7 @@ class TestMap:
         assert said[1].startswith("▼ got worse −0.252")
         assert said[2].startswith("no change (less than 0.00197")
 
+    @pytest.mark.slow
     def test_taught_colored_and_back_in_the_product(
         self, browser: Browser, tmp_path_factory: pytest.TempPathFactory
     ) -> None:

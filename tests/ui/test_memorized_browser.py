@@ -18,6 +18,7 @@ pytestmark = pytest.mark.browser
 TILE = ".ix-example[role=button]"
 
 
+@pytest.mark.slow
 def test_an_example_opens_by_key_closes_and_is_found_on_the_map(browser: Browser, address: str) -> None:
     with visited(browser, f"{address}/memorized", TILE) as page:
         tile = page.locator(TILE).first
