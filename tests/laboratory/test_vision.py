@@ -24,7 +24,7 @@ from tests.fakes import blobs
 ROWS = np.arange(60, dtype=np.int64)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
