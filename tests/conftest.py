@@ -30,7 +30,15 @@ def compute(root: Path, request: Request) -> Run:
     return run
 
 
-LONGEST = ("test_process.py", "test_cli.py", "test_app.py", "test_access.py", "test_asking.py", "test_scatter.py", "test_helper.py")
+LONGEST = (
+    "test_process.py",
+    "test_cli.py",
+    "test_app.py",
+    "test_access.py",
+    "test_asking.py",
+    "test_scatter.py",
+    "test_helper.py",
+)
 """Files that take a minute or more: begun first, so that none of them is what all others wait for at the end."""
 
 
