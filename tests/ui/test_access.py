@@ -114,7 +114,12 @@ def graves(page: Page) -> list[str]:
 
 
 EXPLORE = ("/", ".ie-list .row")
-PAGES = (EXPLORE, ("/memorized", ".js-plotly-plot"), ("/runs", ".ix-run"))
+PAGES = (
+    EXPLORE,
+    ("/memorized", ".js-plotly-plot"),
+    ("/laboratory", "text=What does one sample teach?"),
+    ("/runs", ".ix-run"),
+)
 
 
 @pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
