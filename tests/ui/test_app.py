@@ -216,7 +216,7 @@ def test_the_address_restores_everything_and_back_undoes_it(browser: Browser, ad
         page.keyboard.press("Escape")
         page.locator(".st-key-ix-drawer").wait_for(state="detached")
         page.wait_for_function("!location.search.includes('row=')")
-        assert page.evaluate(f"{CHANNEL}.state.inspected") is None
+        page.wait_for_function(f"{CHANNEL}.state.inspected === null")  # the page speaks first, the map hears it then
         page.go_back()
         page.locator(".st-key-ix-drawer").get_by_text(inspected).first.wait_for()
         assert page.evaluate("location.search").endswith("camera=0.1,0.2,2") or "camera=0.1%2C0.2%2C2" in page.url
