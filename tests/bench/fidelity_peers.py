@@ -268,14 +268,18 @@ def _dattri_task(trained: Trained, states: list[dict[str, Tensor]]) -> tuple[Any
 
     model = trained.network()
 
+    def outputs(params: Any, x: Tensor) -> Tensor:
+        """Of examples, or of one without a batch around it: both are asked for."""
+        alone = x.dim() == trained.train.inputs.dim() - 1
+        return functional_call(model, params, (x.unsqueeze(0) if alone else x,))
+
     def loss(params: Any, data: Any) -> Tensor:
         x, y = data
-        outputs = functional_call(model, params, (x.unsqueeze(0) if x.dim() == trained.train.inputs.dim() - 1 else x,))
-        return trained.problem.loss(outputs, y.reshape(-1)).mean()
+        return trained.problem.loss(outputs(params, x), y.reshape(-1)).mean()
 
     def target(params: Any, data: Any) -> Tensor:
         x, y = data
-        return -_asked(trained, functional_call(model, params, (x.unsqueeze(0),)), y.reshape(-1)).sum()
+        return -_asked(trained, outputs(params, x), y.reshape(-1)).sum()
 
     return AttributionTask(loss, model, states, target_func=target), model
 
