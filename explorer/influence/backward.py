@@ -6,7 +6,8 @@ curvature, no scores. The gradient of an example with respect to a layer is the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -130,19 +131,21 @@ def traces(
     progress: Progress = silent,
     note: str = "gradients",
     step: int | None = None,
+    cuts: Sequence[int] = (),
 ) -> Iterator[tuple[int, Trace]]:
     """A trace of each block of `rows` with the place where the block starts; memory does not grow with `rows`.
 
-    Blocks have `step` rows, `block_size` of them by default. `progress` counts rows under `note`. Raises `ModelError`
-    for an output that is not finite.
+    Blocks have `step` rows, `block_size` of them by default, and none goes across one of the places `cuts`. `progress`
+    counts rows under `note`. Raises `ModelError` for an output that is not finite.
     """
     step = step or block_size(layers)
-    for start in range(0, len(rows), step):
-        progress(start, len(rows), note)
-        block = rows[start : start + step]
-        with traced(model, layers, examples.batch(block)) as trace:
-            check_finite(trace.outputs.detach(), block, len(rows), "outputs", examples)
-            yield start, trace
+    for first, last in itertools.pairwise((0, *cuts, len(rows))):
+        for start in range(first, last, step):
+            progress(start, len(rows), note)
+            block = rows[start : min(start + step, last)]
+            with traced(model, layers, examples.batch(block)) as trace:
+                check_finite(trace.outputs.detach(), block, len(rows), "outputs", examples)
+                yield start, trace
     progress(len(rows), len(rows), note)
 
 

@@ -29,8 +29,8 @@ class EKFAC:
 
     For each layer G ≈ (Q_S ⊗ Q_A) diag(Λ) (Q_S ⊗ Q_A)ᵀ, the eigenvectors those of its Kronecker factors and Λ the exact
     second moments along them. Departs from Grosse et al.: the Fisher is summed over all classes (up to 64) instead of
-    sampled, so the same model gives the same scores; and λ is a share of the mean eigenvalue of the whole model, not of
-    each layer. `damping` is λ >= 0, None for `relative_damping` times that mean. `layers` names those to use (all that
+    sampled, so the same model gives the same scores (its quietest columns, up to a share `tolerance` of it, are left out);
+    and λ is a share of the mean eigenvalue of the whole model, not of each layer. `damping` is λ >= 0, None for `relative_damping` times that mean. `layers` names those to use (all that
     can be handled by default). Pairs of larger layers with one position are scored by separable products in place of the
     diagonal: the fewest that leave out no more than a share `tolerance` of it, where gradients are (see `separable`); 0
     scores exactly. `rank` is how many products in every such layer instead. The stats tell `ranks` by layer (0 is exact),
@@ -52,8 +52,8 @@ class EKFAC:
 
     @says_what_fits
     def fit(self, subject: Subject, progress: Progress = silent) -> Fitted:
-        """Factors, eigenvectors and corrected eigenvalues; cost a forward pass and as many backward passes as outputs
-        (twice where they do not fit in memory), and two float64 eigendecompositions a layer.
+        """Factors, eigenvectors and corrected eigenvalues; cost two forward passes and at most as many backward passes as
+        outputs (three times fewer on digits; twice where they do not fit in memory), and two float64 eigendecompositions a layer.
 
         Raises:
             ModelError: no layer can be handled, or the model gives NaN.
@@ -61,7 +61,7 @@ class EKFAC:
         """
         began = time.perf_counter()
         found = kronecker.find(subject, self.layers)
-        fisher = Fisher(subject, found)
+        fisher = Fisher(subject, found, self.tolerance)
         axes = fisher.axes(progress)
         halfway = time.perf_counter()
         eigenvalues = fisher.corrected(axes.basis, progress)

@@ -81,26 +81,52 @@ def fisher_columns(
 
 
 def fewest_columns(
-    objective: Objective, outputs: Float[Tensor, "b k"], start: int = 0
+    objective: Objective, outputs: Float[Tensor, "b k"], start: int = 0, most: int | None = None
 ) -> Iterator[Float[Tensor, "b k"]]:
     """As `fisher_columns`, with one column less for classification: for sums over columns, whatever the columns are.
 
-    Those of the Cholesky factor of diag(p) − p pᵀ, out of sums of probabilities: nothing cancels, however sure p is.
-    Column c is √(p_c s' / s) (e_c − q): s and s' sum the probabilities from c on and after c, and q are those after c over
-    s'. A k-th would be zero: what is taken from one class is given to another.
+    Those of the Cholesky factor of diag(p) − p pᵀ with the likeliest class first, out of sums of probabilities: nothing
+    cancels, however sure p is. Column c is √(p_c s' / s) (e_c − q): s and s' sum the probabilities from c on and after c, and q
+    are those after c over s'. A k-th would be zero: what is taken from one class is given to another. Only the first `most`
+    are made: later ones are quieter (`column_norms`).
     """
     k = outputs.shape[1]
-    if objective.task != "classification" or not 1 < k <= MOST_CLASSES:
+    if not _few(objective, k):
         yield from fisher_columns(objective, outputs, start)
         return
-    p = outputs.softmax(1)
-    sums = p.flip(1).cumsum(1).flip(1)
+    p, order = outputs.softmax(1).sort(dim=1, descending=True, stable=True)
+    sums = _sums(p)
     least = torch.finfo(p.dtype).tiny
-    for c in range(k - 1):
+    for c in range(k - 1 if most is None else most):
         column = torch.zeros_like(p)
         column[:, c] = 1
         column[:, c + 1 :] = -p[:, c + 1 :] / sums[:, c + 1 : c + 2].clamp_min(least)
-        yield column * (p[:, c] * (sums[:, c + 1] / sums[:, c].clamp_min(least))).sqrt().unsqueeze(1)
+        column *= (p[:, c] * (sums[:, c + 1] / sums[:, c].clamp_min(least))).sqrt().unsqueeze(1)
+        yield torch.zeros_like(p).scatter_(1, order, column)
+
+
+def column_norms(outputs: Float[Tensor, "b k"]) -> Float[Tensor, "b c"]:
+    """Square norms of the columns that `fewest_columns` makes for classification; none where labels are drawn.
+
+    That of column c is p_c s'/s + p_c/(s s') Σ p² over the classes after it.
+    """
+    k = outputs.shape[1]
+    if not 1 < k <= MOST_CLASSES:
+        return outputs.new_zeros(len(outputs), 0)
+    p = outputs.softmax(1).sort(dim=1, descending=True)[0]
+    sums, squares = _sums(p), _sums(p.square())
+    least = torch.finfo(p.dtype).tiny
+    here, after = sums[:, :-1].clamp_min(least), sums[:, 1:]
+    return p[:, :-1] * (after + squares[:, 1:] / after.clamp_min(least)) / here
+
+
+def _few(objective: Objective, outputs: int) -> bool:
+    return objective.task == "classification" and 1 < outputs <= MOST_CLASSES
+
+
+def _sums(p: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
+    """From each class on."""
+    return p.flip(1).cumsum(1).flip(1)
 
 
 def curvature_product(

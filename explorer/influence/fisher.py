@@ -15,26 +15,27 @@ from torch import Tensor
 
 from explorer.contracts import Progress, Subject
 from explorer.errors import ModelError
-from explorer.influence import factors, positions
+from explorer.influence import factors, kernels, positions
 from explorer.influence.backward import Trace, block_size, need_of, traces
 from explorer.influence.blocks import whole
+from explorer.influence.columns import Columns, planned
 from explorer.influence.directional import KEEP_BYTES, Basis, Kept, Rows, check_gradients, rows_of
 from explorer.influence.layers import Layers
 
 FISHER_BYTES = 2**28
 """Inputs and pulls of all classes are kept from the first pass for the second up to this size, else computed again."""
 
-Columns = Iterable[list[Tensor]]
+Pulls = Iterable[list[Tensor]]
 """For each column of the Fisher, the pulls of every layer."""
 
 
 @dataclass(frozen=True)
 class _Block:
-    """Examples from `start` on: what every layer got, the pulls of every column, and how to have their own gradients."""
+    """Examples from place `start` on: what every layer got, the pulls of every column, and how to have their own gradients."""
 
     start: int
     inputs: list[Tensor]
-    columns: Columns
+    columns: Pulls
     own: Callable[[], Rows]
 
     def held(self) -> _Block:
@@ -57,10 +58,15 @@ class Axes:
 
 
 class Fisher:
-    """The training set's inputs with the pulls of every Fisher column; a second pass is free where the first was kept."""
+    """The training set's inputs with the pulls of its Fisher columns; a second pass is free where the first was kept.
 
-    def __init__(self, subject: Subject, found: Layers) -> None:
+    With `share` > 0 the quietest columns of classes are left out, as many as make up no more than that share (`columns`).
+    """
+
+    def __init__(self, subject: Subject, found: Layers, share: float = 0.0) -> None:
         self._subject = subject
+        self._share = share
+        self._plan: Columns | None = None
         self._layers = found
         self._kept: list[_Block] | None = None
         self._keeps = True
@@ -69,6 +75,11 @@ class Fisher:
         """How the model's own answers were covered, in words; known after a pass."""
         self.training = Kept()
         """The training set's gradients along the axes: `corrected` finds them on its way where they fit in memory."""
+
+    @property
+    def left_out(self) -> float:
+        """The share of the Fisher in columns that were not taken; known after a pass."""
+        return 0.0 if self._plan is None else self._plan.left_out
 
     def axes(self, progress: Progress) -> Axes:
         """Measures both factors of every layer and takes them apart; cost a backward pass a column, and n·t·width²."""
@@ -146,8 +157,17 @@ class Fisher:
                 known = list(training[-1][1].inputs)
                 training = training if sum(rows.bytes for _, rows in training) <= KEEP_BYTES else None
             _add_squares(totals, block, basis, known)
-        self.training = Kept(training)
+        self.training = Kept(self._in_order(training, step))
         return totals
+
+    def _in_order(self, blocks: list[tuple[int, Rows]] | None, step: int) -> list[tuple[int, Rows]] | None:
+        """The gradients of the training set in its own order, in blocks of `step` examples."""
+        assert self._plan is not None
+        if not blocks or not self._plan.cuts:
+            return blocks
+        every = kernels.joined([rows for _, rows in blocks])
+        places = torch.from_numpy(np.argsort(self._plan.rows)).to(every.inputs[0].device)
+        return [(start, kernels.chosen(every, places[start : start + step])) for start in range(0, len(places), step)]
 
     def _blocks(self, progress: Progress, note: str) -> Iterator[_Block]:
         if self._kept is not None:
@@ -158,25 +178,28 @@ class Fisher:
             return
         kept: list[_Block] = []
         model, examples = self._subject.model, self._subject.train
-        everything = np.arange(len(examples), dtype=np.int64)
-        for start, trace in traces(model, self._layers, examples, everything, progress, note, self._step):
+        if self._plan is None:
+            self._plan = planned(self._subject, self._share, self._step, need_of(self._layers), progress)
+        plan = self._plan
+        for start, trace in traces(model, self._layers, examples, plan.rows, progress, note, self._step, plan.cuts):
             part = slice(start, start + len(trace.outputs))
-            own = partial(rows_of, trace, examples, self._subject.objective.loss_gradient, everything, part)
-            block = _Block(start, trace.inputs, self._columns(trace, start), own)
-            if self._keeps and self._bytes(trace.outputs) <= FISHER_BYTES:
+            own = partial(rows_of, trace, examples, self._subject.objective.loss_gradient, plan.rows, part)
+            block = _Block(start, trace.inputs, self._columns(plan, trace, start), own)
+            if self._keeps and self._bytes(plan, trace.outputs) <= FISHER_BYTES:
                 block = block.held()
                 kept.append(block)
             yield block
         self._kept = kept or None
 
-    def _columns(self, trace: Trace, start: int) -> Iterator[list[Tensor]]:
+    def _columns(self, plan: Columns, trace: Trace, start: int) -> Iterator[list[Tensor]]:
         outputs = trace.outputs.detach()
-        self.rule = factors.fisher_rule(self._subject.objective, outputs.shape[1])
-        for column in factors.fewest_columns(self._subject.objective, outputs.double(), start):
+        left_out = f", {plan.left_out:.1g} of it left out" if plan.left_out else ""
+        self.rule = factors.fisher_rule(self._subject.objective, outputs.shape[1]) + left_out
+        for column in plan.yielded(self._subject.objective, outputs.double(), start):
             yield trace.pulls(column.to(outputs.dtype))
 
-    def _bytes(self, outputs: Tensor) -> int:
-        columns = factors.fewest_count(self._subject.objective, outputs.shape[1])
+    def _bytes(self, plan: Columns, outputs: Tensor) -> float:
+        columns = plan.mean(self._subject.objective, outputs.shape[1])
         each = sum(layer.positions * (layer.width_in + columns * layer.width_out) for layer in self._layers.layers)
         return len(self._subject.train) * each * outputs.element_size()
 

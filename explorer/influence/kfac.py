@@ -45,7 +45,7 @@ class KFAC:
 
     @says_what_fits
     def fit(self, subject: Subject, progress: Progress = silent) -> Fitted:
-        """Factors and eigenvectors; cost a forward pass, as many backward passes as outputs, and two float64
+        """Factors and eigenvectors; cost two forward passes, at most as many backward passes as outputs, and two float64
         eigendecompositions a layer.
 
         Raises:
@@ -54,7 +54,7 @@ class KFAC:
         """
         began = time.perf_counter()
         found = kronecker.find(subject, self.layers)
-        fisher = Fisher(subject, found)
+        fisher = Fisher(subject, found, self.tolerance)
         axes = fisher.axes(progress)
         eigenvalues = [torch.outer(d, a) for d, a in zip(axes.pulls, axes.inputs, strict=True)]
         seconds = {"factors": time.perf_counter() - began}

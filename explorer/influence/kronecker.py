@@ -147,6 +147,7 @@ def fitted(
         "weight_decay": subject.weight_decay,
         "mean_eigenvalue": mean,
         "fisher": fisher.rule,
+        "fisher_left_out": fisher.left_out,
         "parameters": found.size,
         "layers": list(found.names),
         "left_out": dict(found.left_out),

@@ -124,7 +124,13 @@ def run_ours(found: Trained, method: EKFAC, *, double: bool = False) -> Result:
     return Result(values, seconds, stages)
 
 
-STAGES = {"start": "find layers", "factors": "factors", "eigenvectors": "eigenvectors", "eigenvalues": "eigenvalues"}
+STAGES = {
+    "start": "find layers",
+    "answers": "choose columns",
+    "factors": "factors",
+    "eigenvectors": "eigenvectors",
+    "eigenvalues": "eigenvalues",
+}
 
 
 class Kronfluence:
