@@ -11,7 +11,6 @@ from math import pi, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from explorer.errors import DataError
 from explorer.laboratory.statistics import Array64, Measured, bootstrap, divided, matrix, mean_of, quantile_of, ratio_of
@@ -299,6 +298,8 @@ def _on_one_scale(E: Array64, pairs: Mask) -> Array64:
 
 def _ranked(x: Array64, y: Array64, pairs: Mask, seed: int) -> Measured:
     """Spearman over pairs; the interval draws rows, by each row's sums of ranks."""
+    from scipy.stats import rankdata  # a second to load, and only needed where something is compared
+
     a, b = np.zeros(x.shape), np.zeros(y.shape)
     if pairs.sum() < 3:
         return Measured(float("nan"), float("nan"), float("nan"), 0)
