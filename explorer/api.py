@@ -212,7 +212,7 @@ def table(
         run: a run, or what `open_run` takes.
         query: id of a test example whose influence is stored in the run.
         target: "label" or "prediction".
-        filter: as in the page's address, such as "classes:3.7,wrong,memorized,towards,from:-0.1,to:0.2".
+        filter: as in the page's address, such as "classes:3.7,wrong,suspect,towards,from:-0.1,to:0.2".
         select: a lasso or box as in the page's address, such as "umap:0.1,0.2;0.3,0.4;0.5,0".
         strongest: the examples whose influence was kept exactly, whatever filter and selection say.
         runs: folder of runs.

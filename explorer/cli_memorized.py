@@ -195,7 +195,7 @@ def _in_words(run: Run, told: dict[str, Any]) -> str:
     from explorer.jobs.signs import SIGNS
 
     lines = [
-        f"Run {told['run']}: {told['flagged']:,} of {told['train']:,} training examples are flagged as memorized by "
+        f"Run {told['run']}: {told['flagged']:,} of {told['train']:,} training examples are flagged as suspect by "
         f"{told['basis']} (robust z > 3)."
     ]
     if told["models"]:

@@ -294,7 +294,7 @@ def report(run: Run) -> None:
     seconds = sum(state.timings.values())
     click.echo(
         f"Run {run.key} is done in {seconds:.0f} s: {meta.train:,} training and {meta.test:,} test examples of {meta.name}, "
-        f"{quality}, {numbers['memorized']:,} flagged as memorized.\nOpen it: explorer open {run.key}"
+        f"{quality}, {numbers['memorized']:,} flagged as suspect.\nOpen it: explorer open {run.key}"
     )
     for note in meta.notes:
         click.echo(f"Note: {note}")

@@ -36,7 +36,7 @@ def test_what_is_known_is_said_and_nothing_is_started(wine: Run, monkeypatch: py
     said = explorer("memorized", wine.key, *place)
     assert said.exit_code == 0, said.output
     table = wine.table("memorization")
-    assert f"{table['memorized'].sum()} of {len(table)} training examples are flagged as memorized" in said.output
+    assert f"{table['memorized'].sum()} of {len(table)} training examples are flagged as suspect" in said.output
     assert "not measured yet: it trains models on random subsets" in said.output
     assert f"Measure it by retraining: explorer memorized {wine.key} --minutes 2" in said.output
     told = json.loads(explorer("memorized", wine.key, "--json", "--top", 3, *place).output)

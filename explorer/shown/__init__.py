@@ -6,7 +6,19 @@ Reads what a job stored and computes no influence; knows no widgets, so that a l
 from explorer.shown.again import again
 from explorer.shown.filters import NO_CLASS, Filter
 from explorer.shown.methods import compare
+from explorer.shown.retrained import retrained
 from explorer.shown.selection import Selection, in_map_units
 from explorer.shown.table import Words, shown, table
 
-__all__ = ["NO_CLASS", "Filter", "Selection", "Words", "again", "compare", "in_map_units", "shown", "table"]
+__all__ = [
+    "NO_CLASS",
+    "Filter",
+    "Selection",
+    "Words",
+    "again",
+    "compare",
+    "in_map_units",
+    "retrained",
+    "shown",
+    "table",
+]

@@ -35,8 +35,8 @@ class Filter:
     """What has to hold for a point to be shown; as made, everything is.
 
     `classes` are class numbers of labels (None = all, empty = none), `outcome` asks of the model's answer. The others ask of
-    training points only: `memorized`, and of their influence on the current query its `sign` and `low` <= influence <= `high`,
-    in the unit of the scores.
+    training points only: `suspect` by the run's flag, `retrained` where models trained without them showed them to be memorized, and of
+    their influence on the current query its `sign` and `low` <= influence <= `high`, in the unit of the scores.
 
     Raises:
         SettingsError: a field is not one of its values, a bound is not finite, or `low` > `high`.
@@ -44,10 +44,11 @@ class Filter:
 
     classes: tuple[int, ...] | None = None
     outcome: Outcome = "all"
-    memorized: bool = False
+    suspect: bool = False
     sign: Sign = "both"
     low: float | None = None
     high: float | None = None
+    retrained: bool = False
 
     def __post_init__(self) -> None:
         clean = _clean(asdict(self), NO_CLASS)
@@ -65,7 +66,10 @@ class Filter:
 
     @classmethod
     def parse(cls, text: str | None, n_classes: int = NO_CLASS) -> Self:
-        """The filter of an address, such as `classes:3.7,wrong,memorized,towards,from:-0.1,to:0.2`; words unknown are passed over."""
+        """The filter of an address, such as `classes:3.7,wrong,suspect,towards,from:-0.1,to:0.2`; words unknown are passed over.
+
+        `memorized` is what `suspect` was called in older addresses.
+        """
         said: dict[str, Any] = {}
         for word in (text or "")[:LONGEST].split(","):
             name, colon, value = word.partition(":")
@@ -80,8 +84,10 @@ class Filter:
                 said["outcome"] = word
             elif word in ("towards", "away"):
                 said["sign"] = word
-            elif word == "memorized":
-                said["memorized"] = True
+            elif word in ("suspect", "memorized"):
+                said["suspect"] = True
+            elif word == "retrained":
+                said["retrained"] = True
         return cls.from_data(said, n_classes)
 
     def text(self) -> str:
@@ -91,8 +97,7 @@ class Filter:
             words.append("classes:" + ".".join(map(str, self.classes)))
         if self.outcome != "all":
             words.append(self.outcome)
-        if self.memorized:
-            words.append("memorized")
+        words += [name for name in ("suspect", "retrained") if getattr(self, name)]
         if self.sign != "both":
             words.append(self.sign)
         if self.low is not None:
@@ -114,13 +119,15 @@ class Filter:
         self,
         classes: NDArray[np.uint8],
         wrong: NDArray[np.bool_],
-        memorized: NDArray[np.bool_],
+        suspect: NDArray[np.bool_],
         row: Row | None = None,
+        retrained: NDArray[np.bool_] | None = None,
     ) -> NDArray[np.bool_]:
         """Which points are shown, bool `[train + test]`, train first.
 
-        `classes` (255 = no class) and `wrong` hold `[train + test]`, `memorized` `[train]`. Without a `row` of influence `sign`,
-        `low` and `high` filter nothing; an influence of 0 is neither towards nor away.
+        `classes` (255 = no class) and `wrong` hold `[train + test]`, `suspect` and `retrained` `[train]`, the latter None where no
+        models were trained, so that none is. Without a `row` of influence `sign`, `low` and `high` filter nothing; an influence of 0 is
+        neither towards nor away.
         """
         shown = np.ones(len(classes), dtype=np.bool_)
         if self.classes is not None:
@@ -129,9 +136,11 @@ class Filter:
             shown &= chosen[classes]
         if self.outcome != "all":
             shown &= wrong if self.outcome == "wrong" else ~wrong
-        train = shown[: len(memorized)]  # a view: test points are left alone
-        if self.memorized:
-            train &= memorized
+        train = shown[: len(suspect)]  # a view: test points are left alone
+        if self.suspect:
+            train &= suspect
+        if self.retrained:
+            train &= False if retrained is None else retrained
         if row is not None and (self.sign != "both" or self.low is not None or self.high is not None):
             train &= self._levels(row.scale)[row.values.view(np.uint8)]
         return shown
@@ -158,7 +167,8 @@ def _clean(said: Mapping[Any, Any], n_classes: int) -> dict[str, Any]:
     return {
         "classes": _classes(said.get("classes"), n_classes),
         "outcome": _one_of(said.get("outcome"), get_args(Outcome)),
-        "memorized": said.get("memorized") is True,
+        "suspect": said.get("suspect") is True,
+        "retrained": said.get("retrained") is True,
         "sign": _one_of(said.get("sign"), get_args(Sign)),
         "low": low,
         "high": high,

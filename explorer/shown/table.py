@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from explorer.contracts import Target
 from explorer.errors import RunError
 from explorer.shown.filters import LEVELS, NO_CLASS, Filter
+from explorer.shown.retrained import retrained
 from explorer.shown.selection import Selection, in_map_units
 from explorer.store import Meta, Row, Run, TopList
 
@@ -98,10 +99,10 @@ def shown(run: Run, filter_: Filter, selection: Selection | None, row: Row | Non
     meta = run.meta()
     outcomes, queries = run.table("outcomes-train"), run.table("queries").sort_values("row")
     wrong = np.concatenate([outcomes["wrong"].to_numpy(), queries["wrong"].to_numpy()])
-    memorized = np.zeros(meta.train, dtype=np.bool_)
+    suspect = np.zeros(meta.train, dtype=np.bool_)
     if run.has("memorization.parquet"):
-        memorized = run.table("memorization")["memorized"].to_numpy()
-    found = filter_.shown(_classes(run, meta), wrong, memorized, row)
+        suspect = run.table("memorization")["memorized"].to_numpy()
+    found = filter_.shown(_classes(run, meta), wrong, suspect, row, retrained(run) if filter_.retrained else None)
     if selection is not None and selection.layout in run.layouts():
         found &= selection.inside(in_map_units(np.asarray(run.array(f"coordinates-{selection.layout}"))))
     return found

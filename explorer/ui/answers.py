@@ -111,7 +111,7 @@ def tile(run: Run, row: int, influence: float, total: float) -> Tile:
 def _tiles(run: Run, influences: Sequence[tuple[int, float]], total: float, numbers: Sequence[int]) -> list[Tile]:
     """Tiles of training rows with their influence."""
     meta, known = load.meta(run), load.train_columns(run)
-    rows = [row for row, _ in influences]
+    rows, flagged = [row for row, _ in influences], load.retrained(run)
     labels, said = wire.names(known.labels[rows], meta), wire.names(known.predictions[rows], meta)
     return [
         Tile(
@@ -123,10 +123,11 @@ def _tiles(run: Run, influences: Sequence[tuple[int, float]], total: float, numb
             label=label,
             prediction=answer,
             right=meta.task == "regression" or not known.flags[row] & columns.WRONG,
-            memorized=bool(known.flags[row] & columns.MEMORIZED),
+            suspect=bool(known.flags[row] & columns.SUSPECT),
             planted=_planted(known, row, meta),
             near_duplicate=bool(known.flags[row] & columns.TWIN),
             row=row,
+            memorized=flagged is not None and bool(flagged[row]),
         )
         for number, (row, influence), name, label, answer in zip(
             numbers, influences, known.ids.at(rows), labels, said, strict=True

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from explorer.store import Run
 from explorer.ui import memory
 
-WRONG, MEMORIZED, COPY, TWIN = 1, 2, 4, 8
-"""Bits of an example's flags: answered wrongly, flagged as memorized, planted copy, near-duplicate of another one."""
+WRONG, SUSPECT, COPY, TWIN = 1, 2, 4, 8
+"""Bits of an example's flags: answered wrongly, flagged as suspect, planted copy, near-duplicate of another one."""
 BLOCK = 256
 """Ids compressed together: one of them costs some twenty microseconds."""
 
@@ -78,7 +78,7 @@ def _columns(path: str, stamp: str) -> Columns:  # noqa: ARG001 - part of the ca
     known, outcomes = run.path / "train.parquet", run.path / "outcomes-train.parquet"
     flags = numbers(outcomes, "wrong").astype(np.uint8) * WRONG
     if run.has("memorization.parquet"):
-        flags |= numbers(run.path / "memorization.parquet", "memorized").astype(np.uint8) * MEMORIZED
+        flags |= numbers(run.path / "memorization.parquet", "memorized").astype(np.uint8) * SUSPECT
     planted = "true_label" in pq.read_schema(known).names
     if planted:
         flags |= (numbers(known, "copy_of") >= 0).astype(np.uint8) * COPY

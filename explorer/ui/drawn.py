@@ -23,7 +23,7 @@ def answer(run: Run, query: int, target: Target) -> bytes:
     Raises:
         ComputedSoonError, RunError: there is none; see `load.top`.
     """
-    return _answer(str(run.path), load.stamp(run), query, target)
+    return _answer(str(run.path), load.seen(run), query, target)
 
 
 def without_answer(run: Run, query: int, target: Target, error: ExplorerError) -> dict[str, Any]:

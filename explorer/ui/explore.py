@@ -255,7 +255,7 @@ def _answer(run: Run, sections: tuple[scatter.Section, ...]) -> None:
         n_test=meta.test,
         target=state.get("target"),
         task=meta.task,
-        version=load.stamp(run),
+        version=load.seen(run),
         sections=sections,
     )
     scatter.show_answer(

@@ -16,8 +16,8 @@ from explorer.ui.scatter import Counts, counted
 
 
 def counts(run: Run) -> Counts:
-    """Examples of each class, of each outcome, and memorized ones (None until that is computed)."""
-    return _counts(str(run.path), load.stamp(run))
+    """Examples of each class, of each outcome, suspect ones, and those memorized by retraining (None until that is computed)."""
+    return _counts(str(run.path), load.seen(run))
 
 
 @lru_cache(maxsize=16)
@@ -30,5 +30,7 @@ def _counts(path: str, stamp: str) -> Counts:  # noqa: ARG001 - part of the cach
 
     labels = column("train", "label"), column("test", "label")
     wrong = column("outcomes-train", "wrong"), column("queries", "wrong")
-    memorized = column("memorization", "memorized") if run.has("memorization.parquet") else None
-    return counted(len(meta.classes) if meta.task == "classification" else 0, labels, wrong, memorized)
+    suspect = column("memorization", "memorized") if run.has("memorization.parquet") else None
+    return counted(
+        len(meta.classes) if meta.task == "classification" else 0, labels, wrong, suspect, load.retrained(run)
+    )

@@ -16,12 +16,13 @@ import pandas as pd
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from explorer import jobs
+from explorer import jobs, shown
 from explorer.contracts import Target
 from explorer.errors import RunError
 from explorer.jobs import asking
 from explorer.jobs.lesson import Lesson
 from explorer.jobs.signs import read as read_signs
+from explorer.shown.retrained import TALLY as COUNTS
 from explorer.store import Meta, Row, Run, TopList, find, list_runs, read_json, runs_root
 from explorer.store.files import bundle
 from explorer.ui import columns, memory
@@ -66,6 +67,11 @@ def run_names() -> list[str]:
 def stamp(run: Run) -> str:
     """Which parts of the run are there: changes exactly when a page has more to show."""
     return "".join("1" if run.has(name) else "0" for name in STAGED)
+
+
+def seen(run: Run) -> str:
+    """Which parts of the run an answer to a question was drawn from: its `stamp`, and how far memorization was measured."""
+    return f"{stamp(run)}-{version(run, TALLY)}"
 
 
 def meta(run: Run) -> Meta:
@@ -166,7 +172,7 @@ class Grid(NamedTuple):
     held_out: NDArray[np.float32]
 
 
-GRID, SIGNS, TALLY = "damping-grid.safetensors", "signs.parquet", "subset-tally.safetensors"
+GRID, SIGNS, TALLY = "damping-grid.safetensors", "signs.parquet", COUNTS
 """Files of memorization that come later, or grow."""
 
 
@@ -184,6 +190,12 @@ def grid_stamp(run: Run) -> int:
 def damping_grid(run: Run) -> Grid | None:
     """What memorization would be at other dampings; None where the method has none, or the run is older than this."""
     return _grid(str(run.path), grid_stamp(run)) if run.has(GRID) else None
+
+
+def retrained(run: Run) -> NDArray[np.bool_] | None:
+    """Which training examples are memorized by the run's subset models `[train]`; None before there are enough of them."""
+    written = version(run, TALLY)
+    return _retrained(str(run.path), written) if written else None
 
 
 def signs(run: Run) -> tuple[pd.DataFrame, dict[str, str]]:
@@ -241,6 +253,11 @@ def _train_table(path: str, stamp: str) -> pd.DataFrame:  # noqa: ARG001 - part 
 def _grid(path: str, written: int) -> Grid:  # noqa: ARG001 - part of the cache's key
     held = bundle(Path(path) / GRID)
     return Grid(*(held[name] for name in Grid._fields))
+
+
+@lru_cache(maxsize=4)
+def _retrained(path: str, written: int) -> NDArray[np.bool_] | None:  # noqa: ARG001 - part of the cache's key
+    return shown.retrained(open_at(path))
 
 
 @lru_cache(maxsize=4)

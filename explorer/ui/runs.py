@@ -159,7 +159,7 @@ def _described(run: Run) -> tuple[str, tuple[str, ...]]:
     elif numbers:
         facts.append(f"test loss {numbers['test_loss']:.3g}")
     if numbers:
-        facts.append(f"{numbers['memorized']:,} memorized")
+        facts.append(f"{numbers['memorized']:,} suspect")
     return meta.name, tuple(facts)
 
 

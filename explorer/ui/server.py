@@ -75,7 +75,7 @@ def answer(request: Request, run: Run) -> Response:
         body = drawn.answer(run, query, target)
     except ExplorerError as error:
         return JSONResponse(drawn.without_answer(run, query, target, error), 404, headers=NEVER)
-    known = request.query_params.get("version") == load.stamp(run)
+    known = request.query_params.get("version") == load.seen(run)
     return Response(body, media_type="application/json", headers=IDENTITY | (HOUR if known else NEVER))
 
 

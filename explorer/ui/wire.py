@@ -20,15 +20,15 @@ from PIL import Image
 
 from explorer.contracts import ImagePreview
 from explorer.jobs.lesson import Lesson
-from explorer.shown import NO_CLASS
+from explorer.shown import NO_CLASS, retrained
 from explorer.store import Meta, Row, Run, TopList
 from explorer.store.run import Split
 
 NO_CODE = 255
 NAMED = 5
 """Test predictions of each sign that a lesson numbers on the map."""
-MEMORIZED, WRONG, PLANTED = 1, 2, 4
-"""Bits of a point's marks."""
+SUSPECT, WRONG, PLANTED, RETRAINED = 1, 2, 4, 8
+"""Bits of a point's marks; the last where models trained without an example showed it to be memorized."""
 READ, LISTED = 2**16, 2**11
 """Rows of a table that are in memory at once: as numbers, as objects of Python."""
 THUMBNAIL = 64
@@ -158,7 +158,9 @@ def _put_marks(run: Run, meta: Meta, into: NDArray[np.uint8]) -> None:
     """Expects zeros."""
     if run.has("memorization.parquet"):
         for rows, block in _blocks(run, "memorization", ("memorized",)):
-            into[rows] |= block["memorized"].astype(np.uint8) * MEMORIZED
+            into[rows] |= block["memorized"].astype(np.uint8) * SUSPECT
+    if (flagged := retrained(run)) is not None:
+        into[: meta.train] |= flagged.astype(np.uint8) * RETRAINED
     if "true_label" in pq.read_schema(run.path / "train.parquet").names:
         for rows, block in _blocks(run, "train", ("label", "true_label", "copy_of")):
             planted = (block["true_label"] != block["label"]) | (block["copy_of"] >= 0)

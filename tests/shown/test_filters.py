@@ -47,8 +47,9 @@ NONSENSE: tuple[Any, ...] = (
     {"classes": {"0": 1}},
     {"outcome": ["wrong"]},
     {"outcome": {}},
-    {"sign": 1, "memorized": "yes"},
-    {"memorized": 1},
+    {"sign": 1, "suspect": "yes"},
+    {"suspect": 1},
+    {"retrained": "true"},
     {"low": "0.1", "high": True},
     {"low": math.nan, "high": math.inf},
     {"low": 10**400},
@@ -66,7 +67,8 @@ def some_filter(draw: np.random.Generator) -> Filter:
     return Filter(
         classes,
         outcome=draw.choice(["all", "wrong", "right"]).item(),
-        memorized=bool(draw.integers(2)),
+        suspect=bool(draw.integers(2)),
+        retrained=bool(draw.integers(2)),
         sign=draw.choice(["both", "towards", "away"]).item(),
         low=bounds[0] if draw.random() < 0.5 else None,
         high=bounds[1] if draw.random() < 0.5 else None,
@@ -75,10 +77,15 @@ def some_filter(draw: np.random.Generator) -> Filter:
 
 class TestAddress:
     def test_the_example_of_the_page(self) -> None:
-        text = "classes:3.7,wrong,memorized,towards,from:-0.1,to:0.2"
+        text = "classes:3.7,wrong,suspect,towards,from:-0.1,to:0.2"
         wanted = Filter((3, 7), "wrong", True, "towards", -0.1, 0.2)
         assert Filter.parse(text) == wanted
         assert wanted.text() == text
+
+    def test_the_flag_under_the_name_it_had_in_older_links(self) -> None:
+        assert Filter.parse("wrong,memorized") == Filter(outcome="wrong", suspect=True)
+        assert Filter.parse("wrong,memorized").text() == "wrong,suspect"
+        assert Filter.parse("retrained") == Filter(retrained=True)
 
     def test_nothing_filtered_is_an_empty_text(self) -> None:
         assert Filter().text() == ""
@@ -133,14 +140,15 @@ class TestAddress:
             Filter(**wrong)
 
 
-def slow(one: Filter, classes: Any, wrong: Any, memorized: Any, row: Row | None) -> list[bool]:
+def slow(one: Filter, classes: Any, wrong: Any, suspect: Any, row: Row | None, retrained: Any) -> list[bool]:
     """The rule of the page, word by word, a point at a time."""
     shown = []
     for i in range(len(classes)):
         ok = one.classes is None or int(classes[i]) in one.classes
         ok = ok and {"all": True, "wrong": bool(wrong[i]), "right": not wrong[i]}[one.outcome]
-        if i < len(memorized):
-            ok = ok and (bool(memorized[i]) or not one.memorized)
+        if i < len(suspect):
+            ok = ok and (bool(suspect[i]) or not one.suspect)
+            ok = ok and (not one.retrained or (retrained is not None and bool(retrained[i])))
             if row is not None:
                 influence = int(row.values[i]) / 127 * row.scale
                 ok = ok and {"both": True, "towards": influence > 0, "away": influence < 0}[one.sign]
@@ -155,7 +163,8 @@ class TestShown:
         train, test = 300, 60
         for _ in range(60):
             classes = draw.choice([0, 1, 2, NO_CLASS], train + test).astype(np.uint8)
-            wrong, memorized = draw.random(train + test) < 0.3, draw.random(train) < 0.3
+            wrong, suspect = draw.random(train + test) < 0.3, draw.random(train) < 0.3
+            measured = draw.random(train) < 0.5
             row = Row(draw.integers(-127, 128, train).astype(np.int8), float(np.float32(draw.exponential())))
             low, high = sorted(draw.normal(size=2).tolist())
             one = Filter(
@@ -165,10 +174,12 @@ class TestShown:
                 draw.choice(["both", "towards", "away"]).item(),
                 low if draw.random() < 0.5 else None,
                 high if draw.random() < 0.5 else None,
+                retrained=bool(draw.integers(2)),
             )
             for given in (row, None):
-                shown = one.shown(classes, wrong, memorized, given)
-                assert shown.tolist() == slow(one, classes, wrong, memorized, given)
+                for retrained in (measured, None):
+                    shown = one.shown(classes, wrong, suspect, given, retrained)
+                    assert shown.tolist() == slow(one, classes, wrong, suspect, given, retrained)
 
     def test_a_bound_holds_the_influence_that_equals_it(self) -> None:
         row = Row(np.array([-3, 0, 5, 127], dtype=np.int8), 0.7)
@@ -179,7 +190,7 @@ class TestShown:
 
     def test_test_points_know_no_memorization_and_no_influence(self) -> None:
         row = Row(np.zeros(2, dtype=np.int8), 1.0)
-        strict = Filter(memorized=True, sign="towards", low=0.5)
+        strict = Filter(suspect=True, sign="towards", low=0.5)
         assert strict.shown(np.zeros(4, np.uint8), np.zeros(4, bool), np.zeros(2, bool), row).tolist() == [0, 0, 1, 1]
 
     def test_nothing_filtered_shows_all_and_no_class_chosen_shows_none(self) -> None:

@@ -169,7 +169,7 @@ def test_other_pages_keep_the_run_and_the_choice(browser: Browser, address: str,
     with visit(browser, f"{address}&query={third}", expected="404 (Not Found)") as page:
         card_shows(page, third)
         page.get_by_role("link", name="Memorized").click()
-        page.get_by_text("training examples look memorized").wait_for()
+        page.get_by_text("training examples are suspect").wait_for()
         page.get_by_role("link", name="Explore").click()
         card_shows(page, third)
         assert digits.key in page.url

@@ -28,7 +28,9 @@ HARNESS = Path(__file__).parent / "harness" / "bar_app.py"
 ROOM = Path(assets.__file__).parent
 CHANNEL = "[...window.__influenceExplorer.channels.values()].at(-1)"
 RUN = "made-1500-300-image"
-NOTHING = {"classes": None, "outcome": "all", "memorized": False, "sign": "both", "low": None, "high": None}
+NOTHING = {
+    "classes": None, "outcome": "all", "suspect": False, "sign": "both", "low": None, "high": None, "retrained": False,
+}  # fmt: skip
 WAIT_MS = 20_000
 REST_MS = 700
 """Longer than a change has to rest before Python hears of it."""
@@ -74,15 +76,17 @@ def test_a_view_of_another_shape_is_dropped(said: Any) -> None:
 def test_counts_are_those_of_a_slow_count() -> None:
     draw = np.random.default_rng(3)
     labels = draw.integers(0, 4, 200), draw.integers(0, 4, 50)
-    wrong, memorized = (draw.random(200) < 0.2, draw.random(50) < 0.2), draw.random(200) < 0.1
-    found = bar.counted(6, labels, wrong, memorized)
+    wrong, suspect = (draw.random(200) < 0.2, draw.random(50) < 0.2), draw.random(200) < 0.1
+    retrained = draw.random(200) < 0.3
+    found = bar.counted(6, labels, wrong, suspect, retrained)
     slow = [Counter(part.tolist()) for part in labels]
     assert (found.train, found.test) == (200, 50)
     assert found.classes_train == tuple(slow[0][number] for number in range(6))
     assert found.classes_test == tuple(slow[1][number] for number in range(6))
     assert found.wrong_train == len([one for one in wrong[0] if one])
     assert found.wrong_test == len([one for one in wrong[1] if one])
-    assert found.memorized == len([one for one in memorized if one])
+    assert found.suspect == len([one for one in suspect if one])
+    assert found.retrained == len([one for one in retrained if one])
     regression = bar.counted(0, (draw.normal(size=20), draw.normal(size=5)), (np.ones(20), np.ones(5)), None)
     assert regression == bar.Counts(20, 5, (), (), 0, 0, None)
 
@@ -217,10 +221,11 @@ def test_choices_say_how_many_examples_they_are_about(stage: Stage) -> None:
     stage.open()
     run = synthetic.made(RUN)
     wrong = int((np.random.default_rng(2).random(1500) < 0.02).sum()), int(run.wrong.sum())
-    memorized = int((np.random.default_rng(1).random(1500) < 0.05).sum())
+    suspect, retrained = (int((np.random.default_rng(seed).random(1500) < 0.05).sum()) for seed in (1, 3))
     stage.button(f"Wrong {wrong[0]} · {wrong[1]}").wait_for()
     stage.button(f"Right {1500 - wrong[0]:,} · {300 - wrong[1]}").wait_for()
-    stage.button(f"Memorized only {memorized}").wait_for()
+    stage.button(f"Suspect only {suspect}").wait_for()
+    stage.button(f"Memorized only {retrained}").wait_for()
     stage.button("Classes: all ▾").click()
     lines = stage.page.locator(".choices label").all_inner_texts()
     assert [re.split(r"\s+", line.strip(), maxsplit=1) for line in lines] == [
@@ -236,11 +241,11 @@ def test_choices_are_on_the_bus_at_once_and_python_hears_once_when_they_rest(sta
     stage.page.evaluate("""() => {
       const bar = [...document.querySelectorAll("[data-testid=stBidiComponentIsolated]")]
         .map((host) => host.shadowRoot.querySelector(".ie-bar")).find(Boolean);
-      for (const name of ["[data-outcome=wrong]", "[data-sign=away]", "[data-do=memorized]", "[data-sign=towards]"]) {
+      for (const name of ["[data-outcome=wrong]", "[data-sign=away]", "[data-do=suspect]", "[data-do=retrained]", "[data-sign=towards]"]) {
         bar.querySelector(name).click();
       }
     }""")
-    chosen = NOTHING | {"outcome": "wrong", "memorized": True, "sign": "towards"}
+    chosen = NOTHING | {"outcome": "wrong", "suspect": True, "retrained": True, "sign": "towards"}
     assert stage.filter == chosen
     assert stage.heard["views"] == 0
     heard = stage.heard_until('"outcome": "wrong"')

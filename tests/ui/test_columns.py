@@ -13,7 +13,7 @@ from PIL import Image
 from explorer.contracts import TablePreview
 from explorer.store import Run
 from explorer.ui import answers, columns, load
-from explorer.ui.columns import COPY, MEMORIZED, TWIN, WRONG, PackedText
+from explorer.ui.columns import COPY, SUSPECT, TWIN, WRONG, PackedText
 from tests.ui.conftest import Copier, Finished
 
 SMALL = 6
@@ -53,7 +53,7 @@ def test_columns_hold_what_the_tables_hold(name: str, finished: Finished) -> Non
     np.testing.assert_allclose(known.labels, table["label"], rtol=1e-6)
     np.testing.assert_allclose(known.predictions, table["prediction"], rtol=1e-6)
     assert ((known.flags & WRONG) > 0).tolist() == table["wrong"].tolist()
-    assert ((known.flags & MEMORIZED) > 0).tolist() == table["memorized"].tolist()
+    assert ((known.flags & SUSPECT) > 0).tolist() == table["memorized"].tolist()
     if "true_label" in table:
         assert known.true_labels is not None
         assert known.true_labels.tolist() == table["true_label"].tolist()

@@ -61,7 +61,7 @@ def crowd(n_train: int, n_test: int, seed: int) -> dict[str, Any]:
     return {
         "at": draw.normal(size=(total, 2)).astype(np.float32) * [3, 1],
         "classes": draw.choice([0, 1, 2, 3, 254, 255], total).astype(np.uint8),
-        "marks": draw.integers(0, 8, total).astype(np.uint8),
+        "marks": draw.integers(0, 16, total).astype(np.uint8),
         "nTrain": n_train,
     }
 
@@ -86,14 +86,15 @@ def test_the_filter_shows_what_python_says_it_shows(bare: Page) -> None:
             Filter(
                 classes=[None, (), (0, 3), (1, 2, 254)][draw.integers(4)],
                 outcome=draw.choice(["all", "wrong", "right"]),
-                memorized=bool(draw.integers(2)),
+                suspect=bool(draw.integers(2)),
+                retrained=bool(draw.integers(2)),
                 sign=draw.choice(["both", "towards", "away"]),
                 low=[None, low, 0.0][draw.integers(3)],
                 high=[None, high if high > 0 else None][draw.integers(2)],
             )
         )
     assert len({one.text() for one in filters}) > 40
-    wrong, memorized = (points["marks"] & 2) > 0, (points["marks"][:700] & 1) > 0
+    wrong, suspect, retrained = (points["marks"] & 2) > 0, *((points["marks"][:700] & bit) > 0 for bit in (1, 8))
     found = bare.evaluate(
         f"""({{ points, values, scale, filters }}) => {{
           const made = ({POINTS})(points), row = {{ values: new Int8Array(values), scale }};
@@ -106,7 +107,9 @@ def test_the_filter_shows_what_python_says_it_shows(bare: Page) -> None:
             "filters": [one.as_data() for one in filters],
         },
     )
-    expected = [one.shown(points["classes"], wrong, memorized, known) for one in filters for known in (row, None)]
+    expected = [
+        one.shown(points["classes"], wrong, suspect, known, retrained) for one in filters for known in (row, None)
+    ]
     for mask, right in zip(found, expected, strict=True):
         np.testing.assert_array_equal(np.array(mask, dtype=bool), right)
 

@@ -214,7 +214,7 @@ class TestGroups:
         places = np.stack([np.linspace(0, 1, 9), np.zeros(9)], axis=1).astype(np.float32)
         assert clusters.around("pca", places).inside(places).all()
 
-    def test_the_link_selects_the_group_among_memorized_examples(self, finished: Finished, copied: Copier) -> None:
+    def test_the_link_selects_the_group_among_suspect_examples(self, finished: Finished, copied: Copier) -> None:
         run = copied(finished.digits)
         found = clusters.groups(run)
         assert found is not None
@@ -222,7 +222,7 @@ class TestGroups:
         flagged = np.flatnonzero(run.table("memorization")["memorized"])
         for group in found.shown:
             said = clusters.link(run, group)
-            assert Filter.parse(said["filter"]) == Filter(memorized=True)
+            assert Filter.parse(said["filter"]) == Filter(suspect=True)
             selection = Selection.parse(said["select"])
             assert selection is not None
             places = in_map_units(np.asarray(run.array(f"coordinates-{selection.layout}")))

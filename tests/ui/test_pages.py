@@ -171,7 +171,7 @@ class TestMemorized:
     def test_the_headline_counts_what_the_table_holds(self, finished: Finished, copied: Copier) -> None:
         run = copied(finished.digits)
         shown, table = html(visit("memorized", run=run.key)), run.table("memorization")
-        assert f"{table['memorized'].sum():,} of {len(table):,} training examples look memorized" in shown
+        assert f"{table['memorized'].sum():,} of {len(table):,} training examples are suspect" in shown
         assert f"{(table['self_influence_z'] > FLAG_Z).sum():,} were fitted one by one" in shown
         assert f"let about {round(0.05 * (table['self_influence_z'] > FLAG_Z).sum())} through" in shown
         assert "mean loss over 3 epochs plus how unlikely the ten nearest inputs make the label" in shown

@@ -13,6 +13,7 @@ import pytest
 from explorer.contracts import FORMAT_VERSION
 from explorer.store import Run
 from explorer.ui import wire
+from tests.shown.counted import shares
 
 N_TRAIN, N_TEST = 400, 30
 
@@ -78,9 +79,18 @@ def test_points_hold_places_classes_marks_predictions_and_codes(
     wrong = np.concatenate([tables["outcomes-train"]["wrong"], queries["wrong"]])
     np.testing.assert_array_equal((marks & 2) > 0, wrong)
     np.testing.assert_array_equal((marks[:N_TRAIN] & 1) > 0, tables["memorization"]["memorized"])
-    assert ((marks & 4) == 0).all()
+    assert ((marks & (4 | 8)) == 0).all()
     said = np.concatenate([tables["outcomes-train"]["prediction"], queries["prediction"]])
     np.testing.assert_array_equal(bytes_at(blob, 10, total), said)
+
+
+def test_marks_say_what_retraining_showed(tmp_path: Path, tables: dict[str, pd.DataFrame]) -> None:
+    run = written(tmp_path, tables)
+    known = shares(run)
+    marks = bytes_at(wire.points(run, "pca"), 9, N_TRAIN + N_TEST)
+    np.testing.assert_array_equal((marks[:N_TRAIN] & 8) > 0, known)
+    assert ((marks[N_TRAIN:] & 8) == 0).all()
+    np.testing.assert_array_equal((marks[:N_TRAIN] & 1) > 0, tables["memorization"]["memorized"])
 
 
 def test_codes_are_ranks_and_the_legend_can_say_their_values(tmp_path: Path, tables: dict[str, pd.DataFrame]) -> None:

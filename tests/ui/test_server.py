@@ -16,6 +16,7 @@ from explorer.errors import RunError
 from explorer.jobs import asking
 from explorer.store import Run, TopList
 from explorer.ui import load, server, tokens, wire
+from tests.shown.counted import shares
 from tests.ui.conftest import LATE, Copier, Finished, working
 from tests.ui.test_views import Tags
 
@@ -89,7 +90,7 @@ class TestAnswer:
     def test_a_browser_keeps_it_only_for_the_run_as_it_is_now(self, finished: Finished, copied: Copier) -> None:
         run = copied(finished.digits)
         query = int(run.ready()[0])
-        kept, _ = answer(run, query, version=load.stamp(run))
+        kept, _ = answer(run, query, version=load.seen(run))
         passing, _ = answer(run, query, version="older")
         assert kept.headers["cache-control"] == "private, max-age=3600"
         assert passing.headers["cache-control"] == "private, no-store"
@@ -101,17 +102,30 @@ class TestAnswer:
         before = {int(query): answer(run, int(query))[1]["galleries"] for query in run.ready()}
         for name, data in late.items():
             (run.path / name).write_bytes(data)
-        memorized = run.table("memorization")["memorized"].to_numpy()
+        suspect = run.table("memorization")["memorized"].to_numpy()
         flagged = 0
         for query, galleries in before.items():
-            assert ">memorized<" not in galleries
+            assert ">suspect<" not in galleries
             top = run.top(query, "label")
             assert top is not None
             rows = [row for rows in (top.towards, top.away) for row in rows[:10] if row >= 0]
-            expected = int(memorized[rows].sum())
-            assert answer(run, query)[1]["galleries"].count(">memorized<") == expected
+            expected = int(suspect[rows].sum())
+            assert answer(run, query)[1]["galleries"].count(">suspect<") == expected
             flagged += expected
         assert flagged > 0
+
+    def test_what_retraining_shows_is_in_the_next_answer(self, finished: Finished, copied: Copier) -> None:
+        run = copied(finished.digits)
+        query = int(run.ready()[0])
+        before, version = answer(run, query)[1]["galleries"], load.seen(run)
+        assert ">memorized<" not in before
+        known = shares(run)
+        assert load.seen(run) != version
+        top = run.top(query, "label")
+        assert top is not None
+        rows = [row for rows in (top.towards, top.away) for row in rows[:10] if row >= 0]
+        assert answer(run, query)[1]["galleries"].count(">memorized<") == int(known[rows].sum()) > 0
+        assert answer(run, query)[1]["galleries"].count(">suspect<") == before.count(">suspect<")
 
     @pytest.mark.parametrize(("query", "target"), [(10**6, "label"), (0, "other")])
     def test_what_is_not_in_the_run_is_refused_in_words(

@@ -158,7 +158,7 @@ class TestMembers:
             assert np.concatenate([train.classes, test.classes]).tolist() == classes.tolist()
             wrong = np.concatenate([train.wrong, test.wrong])
             assert wrong.tolist() == ((marks & wire.WRONG) > 0).tolist()
-            assert train.memorized.tolist() == ((marks[: meta.train] & wire.MEMORIZED) > 0).tolist()
+            assert train.suspect.tolist() == ((marks[: meta.train] & wire.SUSPECT) > 0).tolist()
 
     def test_the_rule_point_by_point(self, finished: Finished) -> None:
         run = opened(finished.digits)

@@ -126,7 +126,7 @@ class TestWords:
 
 
 def tile(number: int = 1, **more: object) -> gallery.Tile:
-    made = gallery.Tile(number, "id", PICTURE, 0.25, 0.1, "cat", "dog", right=False, memorized=False)
+    made = gallery.Tile(number, "id", PICTURE, 0.25, 0.1, "cat", "dog", right=False, suspect=False)
     return replace(made, **more)
 
 
@@ -143,10 +143,12 @@ class TestGalleries:
 
     def test_a_tile_says_why_it_is_there(self) -> None:
         plain_tile = gallery.galleries([tile()], [], "nats", 10)
-        marked = gallery.galleries([tile(memorized=True, planted="planted: was cat")], [], "nats", 10)
+        marked = gallery.galleries([tile(suspect=True, planted="planted: was cat")], [], "nats", 10)
         assert "model: dog" in plain_tile
-        assert "memorized" not in plain_tile
-        assert "memorized" in marked
+        assert ">suspect<" not in plain_tile
+        assert ">suspect<" in marked
+        assert ">memorized<" not in marked
+        assert ">memorized<" in gallery.galleries([tile(memorized=True)], [], "nats", 10)
         assert "planted: was cat" in marked
 
     def test_an_empty_side_is_said(self) -> None:
@@ -158,10 +160,10 @@ class TestGalleries:
         assert tags.named("img") == []
 
     def test_a_tile_with_a_row_is_a_button_that_opens_it(self) -> None:
-        made = gallery.galleries([tile(row=7, memorized=True, near_duplicate=True)], [], "nats", 10)
+        made = gallery.galleries([tile(row=7, suspect=True, memorized=True, near_duplicate=True)], [], "nats", 10)
         (button,) = [found for found in Tags(made).named("div") if found.get("role") == "button"]
         assert (button["data-inspect"], button["data-point"], button["tabindex"]) == ("7", "7", "0")
-        name = "training example id, labeled cat, pushes towards by 0.25, memorized, near-duplicate"
+        name = "training example id, labeled cat, pushes towards by 0.25, suspect, memorized, near-duplicate"
         assert button["aria-label"] == name
         assert ">near-duplicate<" in made
         assert 'role="button"' not in gallery.galleries([tile()], [], "nats", 10)
@@ -334,7 +336,7 @@ class TestHeadline:
 
     def test_the_parts_of_the_memorized_add_up(self) -> None:
         shown = headline.headline(self.facts)
-        assert "12 of 100 training examples look memorized" in shown
+        assert "12 of 100 training examples are suspect" in shown
         assert "▼ 4 harm" in shown
         assert "▲ 3 help" in shown
         assert "◇ 3 show no effect" in shown

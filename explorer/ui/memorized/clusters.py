@@ -127,12 +127,12 @@ def _most(names: list[str], count: int = 3) -> str:
 
 
 def link(run: Run, group: Group) -> dict[str, str]:
-    """The address of the group on the map: only memorized examples shown, these selected."""
+    """The address of the group on the map: only suspect examples shown, these selected."""
     layouts = run.layouts()
     place = {} if group.selection.layout == layouts[-1] else {"map": group.selection.layout}
     return {
         "run": run.key,
-        "filter": Filter(memorized=True).text(),
+        "filter": Filter(suspect=True).text(),
         "select": group.selection.text(),
         "part": "Selection",
         **place,

@@ -68,12 +68,13 @@ def of(run: Run, row: int, found: Measured) -> Example:
         held_out=float(found.held_out[row]),
         held_out_se=float(found.held_out_se[row]),
         neutral=bool(found.neutral[row]),
-        memorized=bool(found.suspect[row]),
+        suspect=bool(found.suspect[row]),
         quadrant=corner,
         meaning=memorization.QUADRANTS[corner],
         planted=answers.planted(known, meta),
         row=row,
         retrained=measure.of_row(run, row),
+        memorized=bool((flagged := load.retrained(run)) is not None and flagged[row]),
     )
 
 

@@ -1,4 +1,4 @@
-"""How many examples look memorized, whom do they help, and is the flag right? The headline's numbers, from a run's summary."""
+"""How many examples are suspect, whom do they help, and is the flag right? The headline's numbers, from a run's summary."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ import streamlit as st
 
 from explorer.contracts import Target
 from explorer.jobs import checks
+from explorer.memorization.subsets import MEMORIZED_ABOVE
 from explorer.shown.again import again
 from explorer.store import Run
 from explorer.ui import answers, load
@@ -19,6 +20,12 @@ from explorer.ui.views.words import as_markdown
 
 ENOUGH = 12
 """Retrainings that chose a damping within .01 of the best in 44 of 45 trials (`python -m tests.bench.damping --draws 3`)."""
+SCORES = {
+    "csl": "its loss summed over training",
+    "mean loss and neighbors": "its loss over training and the labels of its nearest inputs",
+    "self-influence": "its self-influence (there is no training log)",
+}
+"""What the flag rests on, by its basis."""
 DAMPINGS = ("damping", "relative_damping")
 """Settings that evidence chooses where they are left out."""
 
@@ -42,9 +49,7 @@ def show(run: Run, target: Target) -> None:
 {damping}- **Share**: |influence| over its sum over all {meta.train:,} training examples.
 - **Rank agreement**: Spearman correlation with a second method ({_second(run)}).
 - **Noise**: how much this prediction still moved per epoch at the end of training.
-- **Memorized**: the example's loss summed over training (or, without a log, its self-influence) is more than three robust
-  deviations above its class. A high score says *memorized*, not *wrong*.
-{_own(run)}- **Near-duplicate**: another training example lies nearer, in the features the last layer sees, than a tenth of the usual
+{_flags(run)}{_own(run)}- **Near-duplicate**: another training example lies nearer, in the features the last layer sees, than a tenth of the usual
   distance to a nearest neighbor. A twin hides memorization: removing one of two copies changes little.
 - **On the map** colors are in 127 steps to each side of the legend's limits and clipped there; tiles and the strongest rows
   of tables are exact.
@@ -70,6 +75,19 @@ def reach(stats: Mapping[str, Any]) -> str:
 def _second(run: Run) -> str:
     exact = run.spec["method"]["name"] == "last-layer"
     return "plain gradient products, no curvature" if exact else "the last layer alone, exactly"
+
+
+def _flags(run: Run) -> str:
+    """What suspect and memorized mean, and whether the latter is measured here."""
+    basis = SCORES.get(str((load.summary(run) or {}).get("basis", "")), "what the run knows of it")
+    flagged = load.retrained(run)
+    measured = "not measured in this run" if flagged is None else f"{int(flagged.sum()):,} examples here"
+    return (
+        f"- **Suspect**: the example looks memorized or mislabeled: by {basis} it lies more than three robust deviations above its class. That is "
+        "a guess, which costs no training.\n"
+        "- **Memorized**: models trained with the example are right on it more often than models trained without it, by more than "
+        f"{MEMORIZED_ABOVE:g} and more than two standard errors ({measured}; *Measure by retraining* on the page Memorized).\n"
+    )
 
 
 def _own(run: Run) -> str:

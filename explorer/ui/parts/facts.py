@@ -22,11 +22,12 @@ from explorer.store import Meta, Run
 from explorer.store.run import Split
 from explorer.ui import columns, load
 
-LABEL, ANSWER, OUTCOME, FLAG, QUADRANT, PLANTED, TWIN = (
+LABEL, ANSWER, OUTCOME, FLAG, RETRAINED, QUADRANT, PLANTED, TWIN = (
     "label",
     "answer",
     "outcome",
     "flag",
+    "memorization by retraining",
     "quadrant",
     "planted",
     "near-duplicate",
@@ -47,12 +48,14 @@ BLOCK = 2048
 class Side:
     """One split: what its `[n]` examples answer and what was measured of them.
 
-    `classes` are class numbers as the map has them (255 = none), `memorized` is False for test examples.
+    `classes` are class numbers as the map has them (255 = none), `suspect` and `retrained` are False for test
+    examples and where they are not measured.
     """
 
     classes: NDArray[np.uint8]
     wrong: NDArray[np.bool_]
-    memorized: NDArray[np.bool_]
+    suspect: NDArray[np.bool_]
+    retrained: NDArray[np.bool_]
     categories: Mapping[str, Category]
     numbers: Mapping[str, Measure]
 
@@ -67,7 +70,11 @@ class Looks:
 
 def side(run: Run, split: Split) -> Side:
     """What is known of a split as far as it is computed; treat it as read-only."""
-    return _training(str(run.path), load.stamp(run)) if split == "train" else _test(str(run.path))
+    return (
+        _training(str(run.path), load.stamp(run), load.version(run, load.TALLY))
+        if split == "train"
+        else _test(str(run.path))
+    )
 
 
 def ranked(values: NDArray[Any]) -> Measure:
@@ -99,12 +106,12 @@ def looks(path: str, split: Split) -> Looks:
 
 
 @lru_cache(maxsize=4)
-def _training(path: str, stamp: str) -> Side:
+def _training(path: str, stamp: str, counted: int) -> Side:  # noqa: ARG001 - part of the cache's key
     run = Run.at(Path(path))
     meta, known = run.meta(), columns.columns(run, stamp)
     outcomes = pd.read_parquet(run.path / "outcomes-train.parquet", columns=["confidence", "loss"])
     wrong, copy = (known.flags & columns.WRONG) > 0, (known.flags & columns.COPY) > 0
-    memorized = (known.flags & columns.MEMORIZED) > 0
+    suspect, retrained = (known.flags & columns.SUSPECT) > 0, load.retrained(run)
     categories, numbers = _asked(meta, known.labels, known.predictions, wrong)
     numbers |= {name: ranked(outcomes[name].to_numpy()) for name in _logged(meta)}
     if known.true_labels is not None:
@@ -116,10 +123,19 @@ def _training(path: str, stamp: str) -> Side:
         numbers["self-influence"] = ranked(found["self_influence"].to_numpy(np.float32))
         names = tuple(memorization.QUADRANTS)
         codes = pd.Categorical(found["quadrant"], categories=names).codes.astype(np.int8)
-        categories |= {FLAG: _yes(memorized, "memorized"), QUADRANT: Category(codes, names)}
+        categories |= {FLAG: _yes(suspect, "suspect"), QUADRANT: Category(codes, names)}
+    if retrained is not None:
+        categories[RETRAINED] = _yes(retrained, "memorized")
     if (known.flags & columns.TWIN).any():
         categories[TWIN] = _yes((known.flags & columns.TWIN) > 0, "near-duplicate")
-    return Side(_classes(meta, known.labels), wrong, memorized, categories, numbers)
+    return Side(
+        _classes(meta, known.labels),
+        wrong,
+        suspect,
+        np.zeros(meta.train, dtype=np.bool_) if retrained is None else retrained,
+        categories,
+        numbers,
+    )
 
 
 @lru_cache(maxsize=4)
@@ -129,7 +145,8 @@ def _test(path: str) -> Side:
     labels, predictions, wrong = (known[name].to_numpy() for name in ("label", "prediction", "wrong"))
     categories, numbers = _asked(meta, labels, predictions, wrong)
     numbers |= {name: ranked(known[name].to_numpy()) for name in _logged(meta)}
-    return Side(_classes(meta, labels), wrong, np.zeros(meta.test, dtype=np.bool_), categories, numbers)
+    none = np.zeros(meta.test, dtype=np.bool_)
+    return Side(_classes(meta, labels), wrong, none, none, categories, numbers)
 
 
 def _asked(

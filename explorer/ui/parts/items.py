@@ -27,6 +27,7 @@ def predictions(run: Run, rows: Iterable[int]) -> list[tuple[Item, Query]]:
 def _training(run: Run, row: int) -> Item:
     known = answers.tile(run, row, 0.0, 1.0)
     marks = (
+        (known.suspect, "suspect"),
         (known.memorized, "memorized"),
         (known.near_duplicate, "near-duplicate"),
         (bool(known.planted), known.planted),

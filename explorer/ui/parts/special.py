@@ -48,6 +48,7 @@ WORDS = {
     facts.LABEL: "labeled {}",
     facts.ANSWER: "model says {}",
     facts.QUADRANT: "{}",
+    facts.RETRAINED: "{} by retraining",
     facts.PLANTED: "planted {}",
 }
 """A fact in words, by what is asked."""
@@ -127,7 +128,11 @@ def members(run: Run, selection: Selection, kept: Filter, row: Row | None) -> Me
     """Which points are shown and which are selected, by the rules of the map."""
     train, test = facts.side(run, "train"), facts.side(run, "test")
     shown = kept.shown(
-        np.concatenate([train.classes, test.classes]), np.concatenate([train.wrong, test.wrong]), train.memorized, row
+        np.concatenate([train.classes, test.classes]),
+        np.concatenate([train.wrong, test.wrong]),
+        train.suspect,
+        row,
+        train.retrained,
     )
     inside = selection.inside(in_map_units(np.asarray(run.array(f"coordinates-{selection.layout}"), dtype=np.float32)))
     return Members(shown, shown & inside, len(train.wrong))

@@ -37,7 +37,12 @@ def show(run: Run, query: int, target: Target, filter_: Filter, selection: Selec
         table.head(ROWS_ON_SCREEN),
         hide_index=True,
         height=380,
-        column_config={"share": st.column_config.NumberColumn(format="percent")},
+        column_config={
+            "share": st.column_config.NumberColumn(format="percent"),
+            "memorized": st.column_config.CheckboxColumn(
+                "suspect", help="Looks memorized or mislabeled; in files and in Python this column is called memorized."
+            ),
+        },
     )
     name = str(answers.query_row(run, query)["id"])
     _files(table, f"{run.key}-{name}")

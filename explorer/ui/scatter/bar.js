@@ -1,6 +1,6 @@
 /* Which examples do I want to see, and what should their color say?
  *
- * The filter bar: classes, outcome, memorized, sign and range of influence, and the color. A choice is on the bus at
+ * The filter bar: classes, outcome, suspect, memorized, sign and range of influence, and the color. A choice is on the bus at
  * once, so the map and the list obey now. It is also the one component that tells Python what the page looks at, once
  * that has rested: filter, color, selection, inspected example, pinned prediction and lesson, whoever of the page changed them.
  */
@@ -10,6 +10,8 @@ const REST_MS = 250;
 const FORGOTTEN_MS = 4000;
 const LIVE_UP_TO = 200_000;
 const COLORS = ["influence", "label", "prediction", "outcome", "self-influence", "split"];
+/* Flags of training examples that one can ask for, as the filter names them. */
+const FLAGS = { suspect: "Suspect only", retrained: "Memorized only" };
 const OF_CLASSES = new Set(["prediction", "outcome"]);
 
 class FilterBar {
@@ -28,7 +30,8 @@ class FilterBar {
 
   listen(signal) {
     const actions = {
-      memorized: () => this.filter({ memorized: !this.state.filter.memorized }),
+      suspect: () => this.filter({ suspect: !this.state.filter.suspect }),
+      retrained: () => this.filter({ retrained: !this.state.filter.retrained }),
       every: () => this.filter({ classes: null }),
       clear: () => this.filter(NO_FILTER),
       keys: () => this.help.toggle(),
@@ -91,9 +94,11 @@ class FilterBar {
     const classes = data.task === "regression" ? [] : data.classes;
     this.picker.open(classes, data.counts && { train: data.counts.classes_train, test: data.counts.classes_test });
     this.find("[data-group=outcome]").hidden = data.task === "regression";
-    const memorized = data.counts?.memorized ?? null;
-    this.find("[data-do=memorized]").hidden = memorized === null;
-    this.find("[data-do=memorized]").textContent = `Memorized only${memorized === null ? "" : ` ${count(memorized)}`}`;
+    for (const [name, word] of Object.entries(FLAGS)) {
+      const flagged = data.counts?.[name] ?? null, button = this.find(`[data-do=${name}]`);
+      button.hidden = flagged === null;
+      button.textContent = `${word}${flagged === null ? "" : ` ${count(flagged)}`}`;
+    }
     this.find("select").replaceChildren(...COLORS.filter((color) => data.task !== "regression" || !OF_CLASSES.has(color)).map((color) => {
       const option = document.createElement("option");
       option.value = option.textContent = color;
@@ -169,7 +174,7 @@ class FilterBar {
         button.setAttribute("aria-pressed", String(button.dataset[name] === filter[name]));
       }
     }
-    this.find("[data-do=memorized]").setAttribute("aria-pressed", String(filter.memorized));
+    for (const name of Object.keys(FLAGS)) this.find(`[data-do=${name}]`).setAttribute("aria-pressed", String(filter[name]));
     this.picker.show(filter.classes);
     this.find("[data-do=clear]").hidden = sameChoice(filter, NO_FILTER);
   }

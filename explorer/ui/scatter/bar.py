@@ -26,7 +26,7 @@ LONGEST = 10_000
 
 @dataclass(frozen=True)
 class Counts:
-    """How many examples each choice of the bar is about. `memorized` is None while that is not computed."""
+    """How many examples each choice of the bar is about. `suspect` and `retrained` are None while that is not computed."""
 
     train: int
     test: int
@@ -34,7 +34,8 @@ class Counts:
     classes_test: tuple[int, ...]
     wrong_train: int
     wrong_test: int
-    memorized: int | None
+    suspect: int | None
+    retrained: int | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ def counted(
     classes: int,
     labels: tuple[NDArray[Any], NDArray[Any]],
     wrong: tuple[NDArray[Any], NDArray[Any]],
-    memorized: NDArray[Any] | None,
+    suspect: NDArray[Any] | None,
+    retrained: NDArray[Any] | None = None,
 ) -> Counts:
     """Count the examples of each choice, from label and outcome of the (training, test) examples.
 
@@ -79,7 +81,8 @@ def counted(
         classes_test=by_class[1],
         wrong_train=int(np.count_nonzero(wrong[0])) if classes else 0,
         wrong_test=int(np.count_nonzero(wrong[1])) if classes else 0,
-        memorized=None if memorized is None else int(np.count_nonzero(memorized)),
+        suspect=None if suspect is None else int(np.count_nonzero(suspect)),
+        retrained=None if retrained is None else int(np.count_nonzero(retrained)),
     )
 
 

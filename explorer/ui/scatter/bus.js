@@ -29,7 +29,7 @@
 /* A pick comes back from Python as data a moment later, when the selection may have moved on: not a new wish. */
 const ECHO_MS = 3000;
 
-const NO_FILTER = { classes: null, outcome: "all", memorized: false, sign: "both", low: null, high: null };
+const NO_FILTER = { classes: null, outcome: "all", suspect: false, retrained: false, sign: "both", low: null, high: null };
 
 /* Filters and selections arrive as new objects that may say the same as before. */
 function sameChoice(a, b) {

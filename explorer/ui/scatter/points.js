@@ -5,9 +5,11 @@
  * Point i is training row i below nTrain, test row i - nTrain above. It knows no screen and no network.
  */
 
-const MEMORIZED = 1;
+const SUSPECT = 1;
 
 const PLANTED = 4;
+/* Memorized, as models trained without it showed. */
+const RETRAINED = 8;
 const NO_CLASS = 255;
 /* A code of self-influence where there is none. */
 const NO_CODE = 255;

@@ -14,7 +14,8 @@ function shownMask({ nTrain, total, classes, marks }, row, filter, out) {
   for (const number_ of filter.classes ?? []) if (number_ < NO_CLASS) allowed[number_] = 1;
   const fits = (mark) => filter.outcome === "all" || Boolean(mark & WRONG) === (filter.outcome === "wrong");
   const byTest = Uint8Array.from({ length: 256 }, (_, mark) => Number(fits(mark)));
-  const byTrain = byTest.map((fit, mark) => (filter.memorized && !(mark & MEMORIZED) ? 0 : fit));
+  const asked = (filter.suspect ? SUSPECT : 0) | (filter.retrained ? RETRAINED : 0);
+  const byTrain = byTest.map((fit, mark) => ((mark & asked) === asked ? fit : 0));
   const levels = row && asksRow(filter) ? shownLevels(row.scale, filter) : null;
   for (let i = 0; i < nTrain; i++) out[i] = allowed[classes[i]] & byTrain[marks[i]];
   if (levels) for (let i = 0; i < nTrain; i++) out[i] &= levels[row.values[i] & 255];

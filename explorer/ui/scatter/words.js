@@ -51,7 +51,8 @@ function trainLines(data, points, row, train) {
   if (row) lines.push(row.tests ? changeLine(data, row.values[train], row.scale) : influenceLine(data, row, train));
   const rank = row && !row.tests ? [[row.towards.indexOf(train), "towards"], [row.away.indexOf(train), "away"]].find(([at]) => at >= 0) : null;
   if (rank) lines.push(`number ${rank[0] + 1} ${rank[1]}`);
-  if (points.marks[train] & MEMORIZED) lines.push("memorized");
+  if (points.marks[train] & SUSPECT) lines.push("suspect");
+  if (points.marks[train] & RETRAINED) lines.push("memorized, by retraining");
   if (points.marks[train] & PLANTED) lines.push("planted fault");
   return lines;
 }

@@ -15,7 +15,8 @@ class Example:
 
     `right` is None for regression; `percentile` is of the score that the flag rests on; `neutral` says that `held_out` is inside the noise;
     `planted` names a planted fault; `meaning` says in a sentence what the quadrant means. `row` is the training row that a click on
-    the tile names; `retrained` is memorization by retraining with its standard error, where that was measured.
+    the tile names; `suspect` is the flag under the thresholds; `retrained` is memorization by retraining with its standard error, where that was
+    measured, and `memorized` whether that is clear.
     """
 
     id: str
@@ -28,12 +29,13 @@ class Example:
     held_out: float
     held_out_se: float
     neutral: bool
-    memorized: bool
+    suspect: bool
     quadrant: str
     meaning: str = ""
     planted: str = ""
     row: int | None = None
     retrained: tuple[float, float] | None = None
+    memorized: bool = False
 
 
 def tiles(examples: list[Example], name: str) -> str:
@@ -103,6 +105,7 @@ def _measures(example: Example) -> str:
 
 
 def _badges(example: Example) -> str:
-    flagged = '<span class="ix-badge">suspect</span>' if example.memorized else ""
+    marks = ((example.suspect, "suspect"), (example.memorized, "memorized"))
+    flagged = "".join(f'<span class="ix-badge">{word}</span>' for there, word in marks if there)
     fault = f'<span class="ix-badge ix-planted">{safe(example.planted)}</span>' if example.planted else ""
     return flagged + fault

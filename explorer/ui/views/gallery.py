@@ -13,7 +13,8 @@ from explorer.ui.views.words import AWAY, TOWARDS, percent, safe, signed
 
 @dataclass(frozen=True)
 class Tile:
-    """One training example and why it is here. `share` is of the total |influence|; `planted` names a planted fault.
+    """One training example and why it is here. `share` is of the total |influence|; `planted` names a planted fault. `suspect` is the
+    run's flag, `memorized` what retraining showed.
 
     `row` is its training row, which a click opens; -1 for a tile that opens nothing.
     """
@@ -26,10 +27,11 @@ class Tile:
     label: str
     prediction: str
     right: bool
-    memorized: bool
+    suspect: bool
     planted: str = ""
     near_duplicate: bool = False
     row: int = -1
+    memorized: bool = False
 
 
 def galleries(towards: list[Tile], away: list[Tile], unit: str, train: int) -> str:
@@ -72,14 +74,25 @@ def _opens(tile: Tile, alt: str) -> str:
     """What makes a tile a button that opens its example and points at it on the map."""
     if tile.row < 0:
         return ""
-    marks = ((tile.memorized, "memorized"), (tile.near_duplicate, "near-duplicate"), (bool(tile.planted), tile.planted))
+    marks = (
+        (tile.suspect, "suspect"),
+        (tile.memorized, "memorized"),
+        (tile.near_duplicate, "near-duplicate"),
+        (bool(tile.planted), tile.planted),
+    )
     name = ", ".join((alt, *(word for is_so, word in marks if is_so)))
     return f' role="button" tabindex="0" data-inspect="{tile.row}" data-point="{tile.row}" aria-label="{safe(name)}"'
 
 
 def _badges(tile: Tile) -> str:
     known = (
-        (tile.memorized, "ix-badge", "Flagged as memorized: see the page Memorized", "memorized"),
+        (tile.suspect, "ix-badge", "Looks memorized or mislabeled: see the page Memorized", "suspect"),
+        (
+            tile.memorized,
+            "ix-badge",
+            "Models are right on it for having trained on it: measured by retraining",
+            "memorized",
+        ),
         (tile.near_duplicate, "ix-badge", "Another training example is almost the same", "near-duplicate"),
         (bool(tile.planted), "ix-badge ix-planted", "A fault planted on purpose", safe(tile.planted)),
     )

@@ -1,4 +1,4 @@
-"""How many examples look memorized, whom do they help, and can the flag be trusted? The headline as HTML."""
+"""How many examples are suspect, whom do they help, and can the flag be trusted? The headline as HTML."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ class Check:
 def headline(facts: Headline) -> str:
     """The answer in words and numbers, and what it rests on."""
     return f"""
-<section class="ix-headline" aria-label="How many training examples look memorized">
-  <h3>{facts.flagged:,} of {facts.total:,} training examples look memorized or mislabeled <span class="ix-quiet">{percent(facts.flagged / max(facts.total, 1))}</span></h3>
+<section class="ix-headline" aria-label="How many training examples are suspect">
+  <h3>{facts.flagged:,} of {facts.total:,} training examples are suspect: they look memorized or mislabeled <span class="ix-quiet">{percent(facts.flagged / max(facts.total, 1))}</span></h3>
   <p>{_effect(facts)}</p>
-  <p class="ix-quiet">{_basis(facts)} A high score says <em>memorized</em>, not <em>wrong</em>.{_refused(facts)} {_settings(facts)}</p>
+  <p class="ix-quiet">{_basis(facts)} The flag proves neither.{_refused(facts)} {_settings(facts)}</p>
 </section>"""
 
 

@@ -21,7 +21,7 @@ WORDS: dict[Kind, tuple[str, str]] = {"train": ("training example", "inspect"), 
 class Item:
     """One example: its row in its split, its point on the map, how it looks, and what is known of it.
 
-    `right` is None for regression; `badges` are short words such as "memorized".
+    `right` is None for regression; `badges` are short words such as "suspect".
     """
 
     kind: Kind

@@ -31,7 +31,7 @@ state.runs["page"] += 1
 names = [f"{synthetic.HOSTILE_ID}{n}" if ask.get("named") else str(n) for n in range(30 if ask.get("many") else 10)]
 classes = () if made.task == "regression" else tuple(names)
 query = int(ask.get("q", "17"))
-memorized = np.random.default_rng(1).random(made.n_train) < 0.05
+suspect, retrained = (np.random.default_rng(seed).random(made.n_train) < 0.05 for seed in (1, 3))
 wrong_train = np.random.default_rng(2).random(made.n_train) < 0.02
 
 
@@ -45,14 +45,22 @@ def wish() -> None:
     state.wish, state.revision = {"filter": FILTER, "color": "label", "pinned": None}, state.revision + 1
 
 
-FILTER = {"classes": [3], "outcome": "wrong", "memorized": False, "sign": "away", "low": None, "high": 0.001}
+FILTER = {
+    "classes": [3],
+    "outcome": "wrong",
+    "suspect": False,
+    "sign": "away",
+    "low": None,
+    "high": 0.001,
+    "retrained": False,
+}
 
 
 @st.fragment(key="bar")
 def bar() -> None:
     state.runs["bar"] += 1
     labels, wrong = (made.classes[: made.n_train], made.classes[made.n_train :]), (wrong_train, made.wrong)
-    counts = scatter.counted(len(classes), labels, wrong, memorized)
+    counts = scatter.counted(len(classes), labels, wrong, suspect, retrained)
     data = scatter.BarData(run, synthetic.TOKEN, made.task, classes, "nats", state.revision, state.wish, counts=counts)
     scatter.show_bar(data, key="the-bar", on_view=looked)
 
