@@ -20,7 +20,7 @@ from explorer.shown import Filter, Selection
 from explorer.shown.selection import in_map_units
 from explorer.store import Run, write_bundle
 from explorer.ui import load
-from explorer.ui.memorized import cleaning, clusters, outcomes, quadrants, scores, suspects, thresholds
+from explorer.ui.memorized import cleaning, clusters, link, outcomes, scores, suspects, thresholds
 from explorer.ui.memorized.thresholds import CORNERS, Thresholds
 from tests.ui.conftest import Copier, Finished
 
@@ -89,7 +89,7 @@ class TestThresholds:
 
     @pytest.mark.parametrize("largest", [-1.0, 3.0, 9.99, 10.0, 61_560.0, 1e12])
     def test_the_steps_rise_past_every_example(self, largest: float) -> None:
-        found = quadrants.steps(largest)
+        found = link.steps(largest)
         assert found == sorted(set(found))
         assert {1.0, memorization.FLAG_Z} <= set(found)
         assert found[-1] > largest

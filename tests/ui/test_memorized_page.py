@@ -57,6 +57,11 @@ def press(app: AppTest, key: str) -> None:
     sound(app)
 
 
+def said(app: AppTest) -> dict[str, str]:
+    """The address."""
+    return {name: value if isinstance(value, str) else value[0] for name, value in app.query_params.items()}
+
+
 def row_of(shown: str, name: str) -> list[str]:
     """The cells of a line of the table of counts."""
     line = next(line for line in shown.split("<tr>") if f"</span> {name}</th>" in line)
@@ -109,6 +114,61 @@ class TestThresholds:
         app.switch_page("screens/memorized.py").run()
         assert [app.select_slider(key=key).value for key in ("suspect-z", "own-z")] == [3.0, 9.0]
         assert sound(app).slider(key="noise-band").value == 1.96
+
+    def test_the_address_carries_what_was_chosen_to_another_session(self, finished: Finished, copied: Copier) -> None:
+        run = copied(finished.digits)
+        grid(run, (10.0, 1.0, -1.0))
+        app = page(run)
+        assert said(app) == {"run": run.key}
+        app.select_slider(key="suspect-z").set_value(1.5).run()
+        app.select_slider(key="own-z").set_value(9.0).run()
+        app.slider(key="noise-band").set_value(0.5).run()
+        app.select_slider(key="memorized-damping").set_value(10.0).run()
+        choose(app, "Quadrant", memorization.REDUNDANT)
+        choose(app, "What next", "Groups")
+        app.session_state["memorized-row"] = 17
+        sound(app.run())
+        link = said(app)
+        name = str(run.table("train")["id"][17])
+        assert link == {
+            "run": run.key,
+            "suspect": "1.5",
+            "own": "9",
+            "band": "0.5",
+            "damping": "10",
+            "quadrant": memorization.REDUNDANT,
+            "row": name,
+            "part": "Groups",
+        }
+        other = visit("memorized", **link)
+        assert said(other) == link
+        assert [other.select_slider(key=key).value for key in ("suspect-z", "own-z", "memorized-damping")] == [
+            1.5,
+            9,
+            10,
+        ]
+        assert row_of(html(other), "suspect label") == row_of(html(app), "suspect label")
+        assert f'aria-label="Training example {name}"' in html(other)
+        other.query_params.clear()  # the back button, to where the page was opened
+        other.query_params["run"] = run.key
+        sound(other.run())
+        assert [other.select_slider(key=key).value for key in ("suspect-z", "own-z")] == [3.0, 3.0]
+        assert said(other) == {"run": run.key}
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            {"suspect": "nan"}, {"suspect": "3.2"}, {"own": "x" * 100}, {"own": "-1"}, {"band": "7"}, {"band": "-0.1"}, {"band": "inf"},
+            {"damping": "12"}, {"quadrant": "<b>"}, {"row": "nobody"}, {"part": "None such"},
+        ],
+    )  # fmt: skip
+    def test_what_does_not_fit_the_run_is_left_out(
+        self, wrong: dict[str, str], finished: Finished, copied: Copier
+    ) -> None:
+        run = copied(finished.digits)
+        app = visit("memorized", run=run.key, **wrong)
+        assert said(app) == {"run": run.key}
+        assert [app.select_slider(key=key).value for key in ("suspect-z", "own-z")] == [3.0, 3.0]
 
     def test_a_damping_moves_the_picture_and_says_how_stable_it_is(self, finished: Finished, copied: Copier) -> None:
         run = copied(finished.digits)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import streamlit as st
 
 from explorer.store import Run
-from explorer.ui import load, state
-from explorer.ui.memorized import act, cleaning, clusters, gallery, headline, measure, quadrants, scores
+from explorer.ui import load
+from explorer.ui.memorized import act, cleaning, clusters, gallery, headline, link, measure, quadrants, scores
 from explorer.ui.memorized.classes import grouped, whole_table
 from explorer.ui.memorized.gallery import ORDERS, TILES
 from explorer.ui.memorized.quadrants import DRAWN, GROUPS, drawn_rows
@@ -20,7 +20,7 @@ __all__ = ["DRAWN", "GROUPS", "ORDERS", "PARTS", "TILES", "drawn_rows", "grouped
 POLL = 1.0
 """Seconds between two looks at a job that has not come here yet."""
 PARTS = {
-    "Act on suspects": act.show,
+    link.FIRST: act.show,
     "Clean in rounds": cleaning.show,
     "Measure by retraining": measure.show,
     "Groups": clusters.show,
@@ -34,7 +34,7 @@ def show(run: Run) -> None:
     if not (run.has("memorization.parquet") and run.has("summary.json")):
         _waiting(run)
         return
-    state.write_address({"run": run.key})
+    link.follow(run, tuple(PARTS))
     headline.show(run)
     quadrants.show(run)
     gallery.show(run)
@@ -46,10 +46,11 @@ def _further(run: Run) -> None:
     part = st.segmented_control(
         "What next",
         list(PARTS),
-        key="memorized-part",
-        default="Act on suspects",
+        key=link.PART,
         required=True,
         persist_state="session",
+        on_change=link.write,
+        args=(run,),
     )
     PARTS[str(part)](run)
 

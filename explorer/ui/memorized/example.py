@@ -13,6 +13,7 @@ from explorer import memorization
 from explorer.store import Run
 from explorer.ui import answers, load, scatter, state, wire
 from explorer.ui.memorized import measure
+from explorer.ui.memorized.link import OPEN
 from explorer.ui.memorized.thresholds import CORNERS, Measured
 from explorer.ui.parts import drawer
 from explorer.ui.views import examples, history, neighbors
@@ -22,7 +23,6 @@ VALUES = 3
 """Values shown of a table row, most unusual first."""
 TWINS = 6
 """Nearest training examples shown beside the history."""
-OPEN = "memorized-row"
 
 
 def open_row(row: int | None) -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from explorer import memorization
 from explorer.store import Run
 from explorer.ui import load, scatter, state
-from explorer.ui.memorized import example, quadrants, thresholds
+from explorer.ui.memorized import example, link, quadrants, thresholds
 from explorer.ui.memorized.thresholds import CORNERS, Measured
 from explorer.ui.views import examples
 
@@ -23,12 +23,11 @@ ORDERS: dict[str, tuple[str, bool, str]] = {
     memorization.NEUTRAL: ("self_influence", True, "lowest self-influence first"),
 }
 """Column, ascending, and the order in words, for each quadrant's tiles."""
-CHOSEN = "quadrant"
 
 
 def chosen_corner() -> int:
     """The number of the corner that is open."""
-    name = state.get(CHOSEN)
+    name = state.get(link.QUADRANT)
     return CORNERS.index(name) if name in CORNERS else 0
 
 
@@ -47,18 +46,18 @@ def show(run: Run) -> None:
     found = thresholds.measured(run, quadrants.thresholds_of(run))
     counts = np.bincount(found.corner, minlength=len(CORNERS))
     marks = {group.name: group.mark for group in quadrants.GROUPS}
-    if state.get("quadrant-run") != run.key:
-        state.put("quadrant-run", run.key)
-        st.session_state[CHOSEN] = CORNERS[int(np.flatnonzero(counts)[0])] if counts.any() else CORNERS[0]
+    if state.get(link.QUADRANT) not in CORNERS:
+        state.put(link.QUADRANT, CORNERS[int(np.flatnonzero(counts)[0])] if counts.any() else CORNERS[0])
     name = st.segmented_control(
         "Quadrant",
         list(marks),
         format_func=lambda option: f"{marks[option]} {option} · {counts[CORNERS.index(option)]:,}",
-        key=CHOSEN,
+        key=link.QUADRANT,
         required=True,
         wrap=True,
         persist_state="session",
         on_change=_turned,
+        args=(run,),
     )
     members = ordered(run, found, CORNERS.index(str(name)))
     shown = [example.of(run, int(row), found) for row in members[:TILES]]
@@ -82,6 +81,7 @@ def _opened(row: int) -> None:
     st.rerun("quadrants")
 
 
-def _turned() -> None:
+def _turned(run: Run) -> None:
     """Acting may be on the open corner."""
+    link.write(run)
     st.rerun(["examples", "further"])

@@ -12,10 +12,10 @@ import pandas as pd
 import streamlit as st
 from numpy.typing import NDArray
 
-from explorer import memorization
 from explorer.store import Run
 from explorer.ui import answers, load, state
-from explorer.ui.memorized import classes, example, thresholds
+from explorer.ui.memorized import classes, example, link, thresholds
+from explorer.ui.memorized.link import BAND, DAMPING, DEFAULTS, SLIDERS, WIDEST, Z_COLUMNS, Z_SLIDERS, steps
 from explorer.ui.memorized.thresholds import CORNERS, Measured, Thresholds
 from explorer.ui.views import quadrant
 from explorer.ui.views import thresholds as views
@@ -36,18 +36,11 @@ GROUPS = tuple(
     for name, (mark, symbol, hue, strong) in zip(CORNERS, LOOKS, strict=True)
 )
 """How each quadrant looks, in the order of the picker."""
-Z_SLIDERS, BAND = ("suspect-z", "own-z"), "noise-band"
-Z_COLUMNS = ("z", "self_influence_z")
 Z_LABELS = ("Suspect above z", "High self-influence above z")
 Z_HELPS = (
     "Robust deviations of the suspect score above the median of its class; beyond this an example is flagged.",
     "Robust deviations of self-influence above the median of its class; beyond this an example was fitted one by one.",
 )
-SLIDERS = (*Z_SLIDERS, BAND)
-FINE, DECADE = 10.0, (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
-"""Thresholds of z go by halves up to here, and beyond by these in each power of ten: scores may lie thousands of deviations out."""
-DEFAULTS = (memorization.FLAG_Z, memorization.FLAG_Z, memorization.BAND_Z)
-DAMPING = "memorized-damping"
 
 
 class Flagged(Protocol):
@@ -72,11 +65,8 @@ def thresholds_of(run: Run) -> Thresholds:
 @st.fragment(key="quadrants")
 def show(run: Run) -> None:
     """Sliders with what they let through, the picture, and beside it the example that was clicked or the classes."""
-    if state.get("thresholds-run") != run.key:
-        state.put("thresholds-run", run.key)
-        _reset()
-        example.open_row(None)
     _sliders(run)
+    link.write(run)
     found = thresholds.measured(run, thresholds_of(run))
     left, right = st.columns([1.5, 1], gap="medium")
     with left:
@@ -107,7 +97,7 @@ def _sliders(run: Run) -> None:
         columns[2].slider(
             "Noise band, standard errors",
             0.0,
-            6.0,
+            WIDEST,
             step=0.02,
             key=BAND,
             help="An effect on held-out answers within so many standard errors counts as none; 1.96 is the 95 % band.",
@@ -120,17 +110,6 @@ def _sliders(run: Run) -> None:
     right.html(views.counts(counted, len(found.corner), planted))
     if thresholds_of(run) != Thresholds():
         right.button("Back to the run’s own thresholds", on_click=_back, type="tertiary")
-
-
-def steps(largest: float) -> list[float]:
-    """Thresholds of z to choose from, rising, the last beyond the largest z."""
-    found = [0.5 * k for k in range(1, round(2 * FINE))]
-    for power in range(300):
-        for mantissa in DECADE:
-            found.append(FINE * mantissa * 10.0**power)
-            if found[-1] > largest:
-                return found
-    return found
 
 
 def _damping(run: Run) -> None:
@@ -161,18 +140,12 @@ def _no_damping(run: Run) -> str:
     )
 
 
-def _reset() -> None:
-    for name, default in zip(SLIDERS, DEFAULTS, strict=True):
-        st.session_state[name] = default
-    st.session_state.pop(DAMPING, None)
-
-
 def _moved() -> None:
     st.rerun(["quadrants", "examples", "further"])
 
 
 def _back() -> None:
-    _reset()
+    link.reset()
     _moved()
 
 
