@@ -125,6 +125,7 @@ def _map(run: Run) -> None:
             state.get("query"),
             state.get("target"),
             lambda query: _picked(run, query, state.get("target")),
+            state.get("lesson"),
         )
         return
     data = scatter.MapData(

@@ -10,17 +10,39 @@ import plotly.graph_objects as go
 import streamlit as st
 from numpy.typing import NDArray
 
+from explorer.ui.views.words import AWAY, TOWARDS, signed
+
+COLORS = [[0, "#d9730d"], [0.5, "#b8b8b8"], [1, "#1f5fae"]]
+GRAY, QUERY, TAUGHT = "#808080", "#c02f8d", "#8a63d2"
+CLIPPED = "clipped at the 99.5th percentile"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What the colors say: values up to ±`limit`, the words at both ends, and the unit."""
+
+    limit: float
+    high: str
+    low: str
+    unit: str
+
 
 @dataclass(frozen=True)
 class Points:
-    """Training points `[n, 2]` with their influence `[n]`, test points `[m, 2]` with their rows `[m]`, and the query."""
+    """Training points `[n, 2]` with their value `[n]`, test points `[m, 2]` with their rows `[m]`, and the query.
+
+    `changed` `[m]` colors the test points too: what a lesson changed there; `taught` `[1, 2]` is then the place of the example taught.
+    """
 
     train: NDArray[np.float32]
-    influence: NDArray[np.float64]
+    values: NDArray[np.float64]
     test: NDArray[np.float32]
     test_rows: NDArray[np.int64]
     query: int
     strongest: NDArray[np.float32]
+    scale: Scale
+    changed: NDArray[np.float64] | None = None
+    taught: NDArray[np.float32] | None = None
 
 
 def show(points: Points, *, key: str) -> int | None:
@@ -34,54 +56,29 @@ def show(points: Points, *, key: str) -> int | None:
 
 
 def figure(points: Points) -> go.Figure:
-    """The figure: training points by influence, test points as diamonds, a ring on the query."""
-    limit = float(np.abs(points.influence).max()) or 1.0
-    chosen = points.test[points.test_rows == points.query]
-    figure = go.Figure(
-        [
-            go.Scatter(
-                x=points.train[:, 0],
-                y=points.train[:, 1],
-                mode="markers",
-                name="training",
-                hoverinfo="skip",
-                marker={
-                    "size": 4,
-                    "color": points.influence,
-                    "colorscale": [[0, "#d9730d"], [0.5, "#b8b8b8"], [1, "#1f5fae"]],
-                    "cmin": -limit,
-                    "cmax": limit,
-                    "colorbar": {"title": "influence", "thickness": 10},
-                },
-            ),
-            go.Scatter(
-                x=points.test[:, 0],
-                y=points.test[:, 1],
-                mode="markers",
-                name="test",
-                customdata=points.test_rows,
-                hovertemplate="test row %{customdata}<extra></extra>",
-                marker={"symbol": "diamond-open", "size": 7, "color": "#808080"},
-            ),
-            go.Scatter(
-                x=points.strongest[:, 0],
-                y=points.strongest[:, 1],
-                mode="markers",
-                name="strongest",
-                hoverinfo="skip",
-                marker={"symbol": "square-open", "size": 11, "color": "#808080"},
-            ),
-            go.Scatter(
-                x=chosen[:, 0],
-                y=chosen[:, 1],
-                mode="markers",
-                name="query",
-                hoverinfo="skip",
-                marker={"symbol": "circle-open", "size": 18, "color": "#c02f8d", "line": {"width": 3}},
-            ),
-        ]
-    )
-    figure.update_layout(
+    """The figure: test points as diamonds, training points by value above them, a ring on the query and on what was taught."""
+    scale, chosen = _scale(points.scale), points.test[points.test_rows == points.query]
+    tests: dict[str, Any] = {"symbol": "diamond-open", "size": 7, "color": GRAY, "opacity": 0.6}
+    if points.changed is not None:
+        tests = {"symbol": "diamond", "size": 9, "color": points.changed, "line": {"width": 1, "color": GRAY}, **scale}
+    legend = {"colorbar": _colorbar(points.scale)}
+    drawn = [
+        _dots(
+            points.test,
+            "test",
+            tests,
+            customdata=points.test_rows,
+            hovertemplate="test row %{customdata}<extra></extra>",
+        ),
+        _dots(points.train, "training", {"size": 4, "color": points.values, **scale, **legend}),
+        _dots(points.strongest, "strongest", {"symbol": "square-open", "size": 11, "color": GRAY}),
+        _dots(chosen, "query", {"symbol": "circle-open", "size": 18, "color": QUERY, "line": {"width": 3}}),
+    ]
+    if points.taught is not None:
+        ring = {"symbol": "star-open", "size": 18, "color": TAUGHT, "line": {"width": 2}}
+        drawn.append(_dots(points.taught, "taught once", ring))
+    made = go.Figure(drawn)
+    made.update_layout(
         height=520,
         margin={"l": 0, "r": 0, "t": 0, "b": 0},
         legend={"orientation": "h"},
@@ -89,4 +86,24 @@ def figure(points: Points) -> go.Figure:
         yaxis={"visible": False},
         uirevision="map",
     )
-    return figure
+    return made
+
+
+def _dots(places: NDArray[np.float32], name: str, marker: dict[str, Any], **more: Any) -> go.Scatter:
+    more = more or {"hoverinfo": "skip"}
+    return go.Scatter(x=places[:, 0], y=places[:, 1], mode="markers", name=name, marker=marker, **more)
+
+
+def _scale(scale: Scale) -> dict[str, Any]:
+    limit = scale.limit or 1.0
+    return {"colorscale": COLORS, "cmin": -limit, "cmax": limit}
+
+
+def _colorbar(scale: Scale) -> dict[str, Any]:
+    """The words of the map's legend, beside the colors that they name."""
+    unit = f"{scale.unit}, " if scale.unit else ""
+    bar = {"thickness": 10, "len": 0.86, "title": {"text": f"{unit}{CLIPPED}", "side": "right"}}
+    if not scale.limit:
+        return bar | {"tickvals": [0], "ticktext": ["0"]}
+    ends = [f"{AWAY} {scale.low}<br>{signed(-scale.limit)}", "0", f"{TOWARDS} {scale.high}<br>{signed(scale.limit)}"]
+    return bar | {"tickvals": [-scale.limit, 0, scale.limit], "ticktext": ends}
