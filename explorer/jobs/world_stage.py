@@ -35,6 +35,8 @@ from explorer.laboratory.teaching import Bench
 from explorer.store import bundle, read_json, write_bundle, write_json
 from explorer.store.files import clear_leftovers
 
+WEIGHTS = "tiny.safetensors"
+"""The transformer that was trained on the world, so that who goes on does not train it again."""
 TOLD_AT_ONCE = 8
 """Facts told in prompts before what they did is written."""
 ASKED_AT_MOST = 200
@@ -116,8 +118,11 @@ def _speaker(experiment: Experiment, progress: Progress) -> Speaker:
     if experiment.asked.model != TINY:
         progress(0, 1, "reading the language model")
         return folder.from_folder(experiment.asked.model)
-    with threads(1):  # its steps are too small to share
-        return tiny.train(experiment.asked.world, tiny.Tiny(seed=experiment.asked.seed), progress)
+    world, settings, file = experiment.asked.world, tiny.Tiny(seed=experiment.asked.seed), experiment.folder / WEIGHTS
+    if not file.exists():
+        with threads(1):  # its steps are too small to share
+            write_bundle(file, tiny.weights(tiny.train(world, settings, progress)))
+    return tiny.restored(world, bundle(file), settings)
 
 
 def _effects(experiment: Experiment, speaker: Speaker, progress: Progress) -> Effects:

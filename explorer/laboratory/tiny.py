@@ -6,7 +6,7 @@ Words are its tokens. It trains and nothing else; what it is asked and taught is
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -156,6 +156,36 @@ def train(world: World, settings: Tiny | None = None, progress: Progress = silen
         torch.manual_seed(chosen.seed)
         network = Transformer(len(encode.words), chosen)
         _fit(network, tokens, chosen.recipe, progress)
+    return _speaking(network, encode)
+
+
+def weights(speaker: Speaker) -> dict[str, NDArray[np.float32]]:
+    """The weights of a speaker that `train` made, by name; `restored` turns them back."""
+    return {name: values.detach().numpy().copy() for name, values in speaker.network.state_dict().items()}
+
+
+def restored(world: World, weights: Mapping[str, NDArray[np.float32]], settings: Tiny | None = None) -> Speaker:
+    """The speaker whose `weights()` these are, trained before on the same world with the same settings.
+
+    Raises:
+        ModelError: they are those of another transformer.
+    """
+    encode = vocabulary(world)
+    with torch.random.fork_rng(devices=[]):
+        network = Transformer(len(encode.words), settings or Tiny())
+    expected = {name: tuple(values.shape) for name, values in network.state_dict().items()}
+    found = {name: values.shape for name, values in weights.items()}
+    if found != expected:
+        name = next(name for name in (*expected, *found) if found.get(name) != expected.get(name))
+        raise ModelError(
+            f"Expected the weights of this world's transformer, {name} of shape {expected.get(name)}; found {found.get(name)}. Remove them: "
+            "it is then trained again."
+        )
+    network.load_state_dict({name: torch.from_numpy(values.copy()) for name, values in weights.items()})
+    return _speaking(network, encode)
+
+
+def _speaking(network: Transformer, encode: Vocabulary) -> Speaker:
     network.eval()
     return Speaker(network, encode, "tiny transformer", begin=(0,), longest=LONGEST, separator=f" {STOP}")
 

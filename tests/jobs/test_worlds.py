@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -123,8 +124,14 @@ def test_every_wish_stands_beside_itself_in_the_prompt(root: Path) -> None:
 def test_stopped_it_goes_on_to_the_same_bytes(
     root: Path, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: tuple[str, str]
 ) -> None:
-    speak, stage = StateWriter.__call__, StateWriter.stage
-    now = [""]
+    speak, stage, train = StateWriter.__call__, StateWriter.stage, tiny.train
+    now, trained = [""], []
+
+    def counted(*args: Any) -> Speaker:
+        trained.append(True)
+        return train(*args)
+
+    monkeypatch.setattr(tiny, "train", counted)
 
     def begin(self: StateWriter, name: str) -> None:
         now[0] = name
@@ -144,7 +151,19 @@ def test_stopped_it_goes_on_to_the_same_bytes(
     state, experiment = done(tmp_path, Asked(rendered(world)))
     assert state.state == "done"
     assert contents(tmp_path) == contents(root)
+    assert trained == [True] * (2 if at[0] == "language model" else 1)
     assert done(tmp_path, Asked(rendered(world)))[0] == state  # nothing is done twice
+
+
+def test_weights_of_another_transformer_are_refused(world: World) -> None:
+    speaker = directly(world)
+    found = tiny.weights(speaker)
+    other = tiny.weights(tiny.restored(world, found, SMALL(seed=0)))
+    assert all((other[name] == values).all() for name, values in found.items())
+    assert other.keys() == found.keys()
+    for wrong in (found | {"head.bias": found["head.bias"][1:]}, {name: found[name] for name in list(found)[1:]}):
+        with pytest.raises(ModelError, match=r"Expected the weights of this world's transformer, .* Remove them"):
+            tiny.restored(world, wrong, SMALL(seed=0))
 
 
 def test_a_world_without_chains_says_which_number_is_missing(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -49,6 +50,16 @@ def test_a_slider_moves_the_counts_by_key(browser: Browser, address: str) -> Non
             page.keyboard.press("ArrowLeft")
         page.wait_for_function(
             "before => document.querySelector('.ix-counts').innerText !== before", arg=before, timeout=WAIT_MS
+        )
+        page.wait_for_url(re.compile(r"[?&]suspect="))
+        moved, link = counts.inner_text(), page.url
+        page.go_back()
+        page.wait_for_function(
+            "moved => document.querySelector('.ix-counts').innerText !== moved", arg=moved, timeout=WAIT_MS
+        )
+        page.goto(link)
+        page.wait_for_function(
+            "moved => document.querySelector('.ix-counts')?.innerText === moved", arg=moved, timeout=WAIT_MS
         )
         page.get_by_role("button", name="Back to the run’s own thresholds").click()
         page.wait_for_function(
