@@ -144,9 +144,7 @@ def own(method: Method) -> Method:
 
 
 def solved_over(method: Method) -> int | None:
-    """Rows that each step of an iterative method goes over; None for all."""
-    if isinstance(method, Lissa):
-        return method.batch
+    """Rows that a solution of an iterative method goes over; None for all."""
     return method.sample if isinstance(method, ConjugateGradient | Refine) else None
 
 
@@ -157,7 +155,9 @@ def linear_from(method: Method, data: Dataset) -> int:
     """
     if isinstance(method, GaussNewton):
         return -(-method.columns // max(1, outputs_of(data)))
-    return 2 * SMALLEST if isinstance(method, ConjugateGradient | Refine | Lissa) else 0
+    if isinstance(method, Lissa):
+        return 2 * method.batch  # steps over batches, and then residuals over all rows
+    return 2 * SMALLEST if isinstance(method, ConjugateGradient | Refine) else 0
 
 
 def _next(found: Timings, rows: int, most: int, budget: float, linear: int) -> int:

@@ -65,6 +65,7 @@ def test_stats_can_be_written_down(method: str) -> None:
         ("lissa", {"batch": 0}, r"batch >= 1.*found 0"),
         ("lissa", {"repeats": 0}, r"repeats >= 1.*found 0"),
         ("lissa", {"scale": 0.0}, r"scale > 0.*found 0"),
+        ("lissa", {"momentum": 1.0}, r"momentum in \[0, 1\).*found 1"),
         ("arnoldi", {"projections": 0}, r"projections >= 1.*found 0"),
         ("arnoldi", {"projections": 9, "iterations": 5}, r"iterations >= 9.*found 5"),
     ],

@@ -236,10 +236,11 @@ def test_where_the_cost_of_gauss_newton_becomes_one_by_the_row() -> None:
     assert probes.linear_from(GaussNewton(columns=30), wine) == 10
     assert probes.linear_from(probes.own(Relative("gauss-newton", {"columns": 300})), digits) == 30
     assert probes.linear_from(LastLayer(), digits) == 0
+    assert probes.linear_from(Lissa(batch=100), digits) == 200
 
 
 def test_a_step_of_an_iterative_method_goes_over_the_rows_that_it_says() -> None:
-    assert probes.solved_over(Lissa(batch=32)) == 32
+    assert probes.solved_over(Lissa(batch=32)) is None  # residuals go over all
     assert probes.solved_over(probes.own(Relative("conjugate-gradient", {"sample": 500}))) == 500
     assert probes.solved_over(ConjugateGradient()) is None
     assert probes.solved_over(LastLayer()) is None

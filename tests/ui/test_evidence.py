@@ -126,6 +126,32 @@ def test_about_and_the_trust_line_say_whether_small_removals_repeat(
     assert card.trust_line(replace(trust, repeats="", rough=False)).count(" · ") == line.count(" · ") - 1
 
 
+def test_about_says_whether_systems_were_solved_and_what_it_would_take() -> None:
+    stats = {"solved": 8, "converged": 1.0, "residual_max": 0.0912, "iterations": 1410, "tolerance": 0.1}
+    assert about.solved(stats) == (
+        "- **Solved**: the systems of 8 training examples tried were left with a residual of 0.091 after at most 1,410 steps "
+        "(0.1 was asked for).\n"
+    )
+    short = stats | {"converged": 0.25, "depth_wanted": 9000}
+    assert about.solved(short) == (
+        "- **Not solved**: of the systems of 8 training examples tried, 25% reached the residual of 0.1 that was asked for; the "
+        "worst is left with 0.091 after at most 1,410 steps. It would take some 9,000 (`depth`), or a larger damping.\n"
+    )
+    assert "more (`iterations`), or" in about.solved(stats | {"converged": 0.25, "iterations_limit": 1410})
+    assert "more (`depth`), or" in about.solved(short | {"depth_wanted": 100})  # theory knows no noise
+    assert about.solved({"damping": 0.1}) == ""
+
+
+def test_about_of_an_iterative_run_says_so(tmp_path: Path) -> None:
+    asked = Request(
+        "wine", method="lissa", recipe=Recipe(epochs=2), queries=2, settings={"depth": 3, "tolerance": 1e-3}
+    )
+    text, _ = shown(compute(tmp_path, asked))
+    assert "Not solved: of the systems of 8 training examples tried, 0% reached the residual of 0.001" in text.replace(
+        "*", ""
+    )
+
+
 def test_the_line_keeps_the_settings_but_for_the_damping(tmp_path: Path) -> None:
     given = {"damping": 0.5, "layers": ["0", "2"], "columns": 64}
     run = create(tmp_path, plan(Request("wine", method="gauss-newton", settings=given)))

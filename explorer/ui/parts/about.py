@@ -46,7 +46,7 @@ def show(run: Run, target: Target) -> None:
 - **Influence** of a training example: how much {answers.unit(run, target)} of the explained quantity this prediction has
   because the example was in the training set. ▲ towards: without it the answer would be worse; ▼ away: better.
 - It is a first-order estimate through {reach(stats)}. A deep model trained again differs by more than this.
-{damping}- **Share**: |influence| over its sum over all {meta.train:,} training examples.
+{damping}{solved(stats)}- **Share**: |influence| over its sum over all {meta.train:,} training examples.
 - **Rank agreement**: Spearman correlation with a second method ({_second(run)}).
 - **Noise**: how much this prediction still moved per epoch at the end of training.
 {_flags(run)}{_own(run)}- **Near-duplicate**: another training example lies nearer, in the features the last layer sees, than a tenth of the usual
@@ -70,6 +70,24 @@ def reach(stats: Mapping[str, Any]) -> str:
     if "steps" in stats:
         return f"the {stats['steps']:,} steps of the training that was made, and of no other"
     return "the method's own parameters"
+
+
+def solved(stats: Mapping[str, Any]) -> str:
+    """Whether the systems of an iterative method were solved, and what to set where they were not; nothing for others."""
+    if "converged" not in stats or "tolerance" not in stats:
+        return ""
+    left = f"{stats['residual_max']:.2g} after at most {stats['iterations']:,} steps"
+    tried, asked = f"{stats['solved']} training examples", f"{stats['tolerance']:g}"
+    if stats["converged"] == 1:
+        return (
+            f"- **Solved**: the systems of {tried} tried were left with a residual of {left} ({asked} was asked for).\n"
+        )
+    wanted, name = stats.get("depth_wanted"), "iterations" if "iterations_limit" in stats else "depth"
+    steps = f"some {wanted:,}" if wanted is not None and wanted > stats["iterations"] else "more"
+    return (
+        f"- **Not solved**: of the systems of {tried} tried, {stats['converged']:.0%} reached the residual of {asked} that was asked "
+        f"for; the worst is left with {left}. It would take {steps} (`{name}`), or a larger damping.\n"
+    )
 
 
 def _second(run: Run) -> str:
