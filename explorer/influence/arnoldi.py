@@ -161,6 +161,16 @@ class FittedArnoldi:
         progress(n, n, "self-influence")
         return own.float()
 
+    def changes(self, progress: Progress = silent) -> Float[Tensor, " n"]:
+        """‖H⁻¹ g_i‖ of every training example, float64, from the kept projections and, with the rest, all of the gradients."""
+        along, shift = 1 / (self.values.double() + shift_of(self.stats)).square(), shift_of(self.stats)
+        rest = torch.zeros(len(self.training), dtype=torch.float64)
+        if self.rest is not None:
+            along = along - 1 / shift**2
+            rest = self.rest.self_influence(progress).double() * len(rest) / shift  # ‖g‖² over the damping, twice
+        progress(len(rest), len(rest), "changes of the parameters")
+        return (rest + (self.training.double().square() @ along).cpu()).clamp_min(0).sqrt()
+
     def tensors(self) -> dict[str, Tensor]:
         """The fields of these names: "vectors", "values", "training"."""
         held = {"vectors": self.vectors, "values": self.values, "training": self.training}

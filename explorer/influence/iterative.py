@@ -21,7 +21,7 @@ from explorer.contracts import MEASURE_UNIT, Progress, Queries, Scores, Subject,
 from explorer.errors import SettingsError
 from explorer.influence.curvature_products import Curvature
 from explorer.influence.damping import Damping
-from explorer.influence.directional import Basis, FittedInverse, Kept, example_rows
+from explorer.influence.directional import Basis, FittedInverse, Kept, contract, example_rows
 from explorer.influence.layers import Layers
 
 VECTOR_ELEMENTS = 2**24
@@ -32,6 +32,10 @@ SINGULAR = 1e-10
 """Share of the curvature's trace below which weight decay + damping cannot be told from zero."""
 PROVED = 8
 """Training examples, evenly spread, whose gradients `fit` solves for to say whether the iteration converges."""
+ROUGH = 0.02
+"""Tolerance above which a random direction is solved for twice: what is left of it, small for a vector that is equally long
+in every direction, may be as large as all of it in the few that gradients lie in."""
+CHANGES = "changes of the parameters"
 
 Product = Callable[[Tensor, Progress], Tensor]
 """(G + shift) v for flat vectors `[q, P]`."""
@@ -75,6 +79,14 @@ class Solving:
         self._residuals += torch.cat(residuals).tolist()
         self._iterations += torch.cat([solution.iterations for solution in found]).tolist()
         return solved
+
+    def closely(self, vectors: list[Tensor]) -> list[Tensor]:
+        """As `apply`; at a tolerance above `ROUGH` once more for what is left, for a residual of the tolerance squared."""
+        solved = self.apply(vectors)
+        if self.tolerance <= ROUGH:
+            return solved
+        left = damped(self.curvature, self.shift)(flat(solved), silent).neg_().add_(flat(vectors))
+        return [x.add_(more) for x, more in zip(solved, self.apply(parts(self.curvature.layers, left)), strict=True)]
 
     def tensors(self) -> dict[str, Tensor]:
         """None of its own: the solver's are with who fitted it."""
@@ -136,6 +148,21 @@ class FittedIterative:
         """(1/n) g_iᵀ (G + (wd + λ)I)⁻¹ g_i, float32 `[n]`; cost a system solved for each training example."""
         return self._asked(self.solving(progress)).self_influence(progress)
 
+    def changes(
+        self, probes: int, seed: int, progress: Progress = silent
+    ) -> tuple[Float[Tensor, " n"], dict[str, Any]]:
+        """‖(G + (wd + λ)I)⁻¹ g_i‖ of every training example, float64, and the evidence of how it was found.
+
+        ‖H⁻¹g‖² is the mean of (g · H⁻¹z)² over random signs z, so `probes` systems do for all examples, with a relative
+        standard error of at most 1/√(2 probes) of the length. Without probes, or where there are as few examples as these,
+        a system is solved for each example. Cost that, and P multiply-adds for each pair of a probe and an example.
+        """
+        solving, n = self.solving(), len(self.subject.train)
+        exact = not 0 < probes < n
+        found = self._each_change(solving, progress) if exact else self._probed(solving, probes, seed, progress)
+        told = {"probes": 0 if exact else probes, "standard_error": 0.0 if exact else (2 * probes) ** -0.5}
+        return found.sqrt(), told | solving.evidence()
+
     def tensors(self) -> dict[str, Tensor]:
         """What the solver needs that the subject does not give again."""
         return {name: tensor.cpu().contiguous() for name, tensor in self.saved.items()}
@@ -143,6 +170,35 @@ class FittedIterative:
     def solving(self, progress: Progress = silent) -> Solving:
         """The inverse for one question."""
         return Solving(self.curvature, shift_of(self.stats), self.solver, self.tolerance, progress)
+
+    def _each_change(self, solving: Solving, progress: Progress) -> Float[Tensor, " n"]:
+        """Squared lengths, a system solved for each training example."""
+        squares, n = torch.empty(len(self.subject.train), dtype=torch.float64), len(self.subject.train)
+        step = max(1, VECTOR_ELEMENTS // self.curvature.layers.size)
+        for start, block in self._asked(solving).training(silent, CHANGES):
+            for first in range(0, len(block), step):
+                part = block[first : first + step]
+                solving.progress = share(progress, start + first, len(part), n, CHANGES)
+                moved = flat(solving.apply(part.gradients())).double()
+                squares[start + first : start + first + len(part)] = moved.square().sum(1)
+        progress(n, n, CHANGES)
+        return squares
+
+    def _probed(self, solving: Solving, probes: int, seed: int, progress: Progress) -> Float[Tensor, " n"]:
+        """Squared lengths from random signs, in blocks of `VECTOR_ELEMENTS` numbers."""
+        asked, size, empty = self._asked(solving), self.curvature.layers.size, like(self.curvature.layers)
+        squares = torch.zeros(len(self.subject.train), dtype=torch.float64)
+        draw, step = torch.Generator().manual_seed(seed), max(1, VECTOR_ELEMENTS // size)
+        for start in range(0, probes, step):
+            count = min(step, probes - start)
+            signs = torch.stack([torch.randint(0, 2, (size,), generator=draw) for _ in range(count)]) * 2 - 1
+            solving.progress = share(progress, start, count, probes, CHANGES)
+            directions = solving.closely(parts(self.curvature.layers, signs.to(empty)))
+            for first, rows in asked.training(silent, CHANGES):
+                seen = contract(directions, rows).double().square().sum(0)
+                squares[first : first + len(rows)] += seen.to(squares)
+        progress(probes, probes, CHANGES)
+        return squares / probes
 
     def _asked(self, solving: Solving) -> FittedInverse:
         return FittedInverse(

@@ -19,12 +19,16 @@ from torch import Tensor
 from explorer.contracts import Fitted, Method, Progress, Queries, Scores, Subject, silent
 from explorer.errors import ModelError, SettingsError
 from explorer.influence import directional, linear, projection
+from explorer.influence.arnoldi import FittedArnoldi
 from explorer.influence.blocks import in_blocks, says_what_fits
 from explorer.influence.directional import FittedInverse, Rows, train_rows
+from explorer.influence.iterative import FittedIterative, check_sample
 from explorer.influence.last_layer import FittedLastLayer
 from explorer.influence.logra import FittedLoGra
 
 FORMS = ("theta", "loss")
+PROBES = 200
+"""Random directions by default: a relative standard error of 1/√400 = .05 of each ‖H⁻¹g_i‖."""
 FLOOR = 1e-3
 """Default smallest denominator, as a share of the mean: an example that moves nothing must not win by a division."""
 
@@ -34,14 +38,18 @@ class Relative:
     """θ-RelatIF s/‖H⁻¹g_i‖ or l-RelatIF s/√(g_iᵀH⁻¹g_i) (Barshan et al. 2020, eqs. 8 and 11) of the method named `of`.
 
     `form` is "theta" or "loss". A denominator below `floor` times the mean of all is raised to that; the stats count how
-    many were. `settings` are those of the method `of`. The sign is that of `of`: positive = helpful. Both
-    forms compare examples for one query: scores are in the measure's unit per unit of change.
+    many were. `settings` are those of the method `of`. `probes` is for "theta" of a method that solves a system for every
+    query: how many random directions ‖H⁻¹g_i‖ is measured with, at a relative standard error of 1/√(2 probes), which the
+    stats state; 0 solves a system for each training example instead. `seed` draws them. The sign is that of `of`: positive =
+    helpful. Both forms compare examples for one query: scores are in the measure's unit per unit of change.
     """
 
     of: str = "last-layer"
     settings: Mapping[str, Any] = field(default_factory=dict)
     form: str = "theta"
     floor: float = FLOOR
+    probes: int = PROBES
+    seed: int = 0
     name: ClassVar[str] = "relative"
 
     def __post_init__(self) -> None:
@@ -51,6 +59,11 @@ class Relative:
             raise SettingsError(
                 f"Expected floor > 0 and finite; found {self.floor!r}. Choose a small share such as {FLOOR}."
             )
+        if self.probes < 0:
+            raise SettingsError(
+                f"Expected probes >= 0; found {self.probes}. Choose some, such as {PROBES}, or 0 for none."
+            )
+        check_sample(None, self.seed)
         if self.of == self.name:
             raise SettingsError(
                 "Expected a method that is not relative itself; found 'relative'. Name the method below."
@@ -59,12 +72,12 @@ class Relative:
         self._inner()
 
     def __hash__(self) -> int:
-        return hash((self.of, repr(sorted(self.settings.items())), self.form, self.floor))
+        return hash((self.of, repr(sorted(self.settings.items())), self.form, self.floor, self.probes, self.seed))
 
     @says_what_fits
     def fit(self, subject: Subject, progress: Progress = silent) -> Fitted:
         """Fits the method `of`, then asks it once for every training example; cost its self-influence or, for "theta",
-        its inverse once an example.
+        its inverse once an example, or `probes` systems in all.
 
         Raises:
             SettingsError: for "theta", the method has no inverse that could be applied to a gradient.
@@ -72,7 +85,13 @@ class Relative:
         """
         began = time.perf_counter()
         inner = self._inner().fit(subject, progress)
-        found = loss_changes(inner, progress) if self.form == "loss" else parameter_changes(self.of, inner, progress)
+        told: dict[str, Any] = {}
+        if self.form == "loss":
+            found = loss_changes(inner, progress)
+        elif isinstance(inner, FittedIterative):
+            found, told = inner.changes(self.probes, self.seed, progress)
+        else:
+            found = parameter_changes(self.of, inner, progress)
         found, clamped = floored(found, self.floor)
         stats = {
             "of": self.of,
@@ -80,6 +99,7 @@ class Relative:
             "floor": self.floor,
             "clamped": clamped,
             "inner": dict(inner.stats),
+            "changes": told,
             "seconds": time.perf_counter() - began,
         }
         return FittedRelative(subject, inner, found, stats)
@@ -178,11 +198,13 @@ def parameter_changes(name: str, fitted: Fitted, progress: Progress = silent) ->
         return _through_layers(fitted, progress)
     if isinstance(fitted, FittedLastLayer):
         return _through_head(fitted, progress)
-    if isinstance(fitted, FittedLoGra):
+    if isinstance(fitted, FittedIterative):
+        return fitted.changes(0, 0, progress)[0]
+    if isinstance(fitted, FittedLoGra | FittedArnoldi):
         return fitted.changes(progress)
     raise SettingsError(
-        f"Expected a method with an inverse for the form 'theta', such as last-layer, ekfac, kfac or logra; found {name!r}. "
-        "Choose one of these, or the form 'loss'."
+        f"Expected a method with an inverse for the form 'theta', such as last-layer, ekfac, kfac, logra, arnoldi or "
+        f"conjugate-gradient; found {name!r}. Choose one of these, or the form 'loss'."
     )
 
 

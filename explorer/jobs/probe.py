@@ -126,7 +126,7 @@ def probe(
             _retraining(found, data, model, recipe, retrainings, budget / 4)
         for rows in PLAIN_ROWS:
             trial.plain(Sample.of(data, rows))
-        rows, linear = min(WARMING, len(data.train)), linear_from(own(method), data)
+        rows, linear = min(WARMING, len(data.train)), linear_from(method, data)
         try:
             while rows:
                 trial.on(Sample.of(data, rows))
@@ -155,6 +155,10 @@ def linear_from(method: Method, data: Dataset) -> int:
     """
     if isinstance(method, GaussNewton):
         return -(-method.columns // max(1, outputs_of(data)))
+    if isinstance(method, Relative):
+        below = own(method)
+        probed = method.form == "theta" and isinstance(below, ConjugateGradient | Refine | Lissa)
+        return max(linear_from(below, data), method.probes if probed else 0)  # as many systems for more rows
     if isinstance(method, Lissa):
         return 2 * method.batch  # steps over batches, and then residuals over all rows
     return 2 * SMALLEST if isinstance(method, ConjugateGradient | Refine) else 0

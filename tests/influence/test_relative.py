@@ -15,7 +15,7 @@ from torch import Tensor
 
 from explorer.contracts import TARGETS, Queries
 from explorer.errors import Cancelled, DataError, ModelError, SettingsError
-from explorer.influence import METHODS, directional, layers, linear, projection
+from explorer.influence import METHODS, directional, iterative, layers, linear, projection
 from explorer.influence.directional import Basis, FittedInverse
 from explorer.influence.ekfac import EKFAC
 from explorer.influence.last_layer import LastLayer
@@ -23,12 +23,16 @@ from explorer.influence.logra import LoGra
 from explorer.influence.relative import Relative, floored, parameter_changes, share
 from explorer.influence.tracin import TracIn
 from tests import oracles, problems
+from tests.influence.iterative_twin import DAMPING, ill_conditioned, twin
 from tests.influence.networks import gradient_loop, loss, network, state
 
 FLOAT32 = 2e-5
 """Share of a row's largest |score|: float32 features of the product, a float64 inverse on both sides."""
 FLOAT64 = 1e-9
 """Norms of float64 products on both sides, through an inverse of condition up to 1e3."""
+
+SOLVED_SHARE = 2e-6
+"""Norms and scores that were solved for to 1e-7 and better, some rounded to float32 (6e-8)."""
 
 
 @pytest.fixture(autouse=True)
@@ -134,6 +138,81 @@ def test_changes_within_kept_directions_are_those_of_the_whole_inverse_where_all
     _close(kept, whole, FLOAT32)
 
 
+SOLVED = {"tolerance": 1e-9}
+
+
+@pytest.mark.parametrize("name", ["mlp", "conv"])
+@pytest.mark.parametrize(
+    ("of", "settings"),
+    [
+        ("conjugate-gradient", SOLVED),
+        ("refine", SOLVED),
+        ("lissa", {"tolerance": 1e-7, "batch": 20}),
+        ("arnoldi", {"projections": 500}),
+    ],
+)
+def test_changes_by_solving_are_dense_norms_or_as_near_as_the_probes_say(
+    of: str, settings: dict[str, Any], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, dense = network(name, torch.float64), twin(name)
+    expected = (dense.train @ dense.inverse(DAMPING)).norm(dim=1)
+    given = settings | {"damping": DAMPING}
+    exact = Relative(of, given, floor=1e-9, probes=0).fit(made.subject())
+    _close(exact.changes, expected, SOLVED_SHARE)
+    queries = made.queries()
+    plain = METHODS[of](**given).fit(made.subject()).score(queries).values
+    _close(exact.score(queries).values, plain / expected, SOLVED_SHARE)
+    if of == "arnoldi":
+        assert exact.stats["changes"] == {}
+        return
+    assert (exact.stats["changes"]["probes"], exact.stats["changes"]["standard_error"]) == (0, 0)
+    assert exact.stats["changes"]["solved"] == len(expected)
+    few = 8  # fewer than examples, so that they are used
+    probed = Relative(of, given, floor=1e-9, probes=few).fit(made.subject())
+    assert probed.stats["changes"]["standard_error"] == 0.25 == 1 / (2 * few) ** 0.5
+    assert probed.stats["changes"]["solved"] == few
+    monkeypatch.setattr(iterative, "VECTOR_ELEMENTS", 3 * dense.train.shape[1])
+    again, _ = probed.inner.changes(few, 0)
+    _close(again, probed.changes, SOLVED_SHARE)
+
+
+def test_the_error_of_probes_is_the_one_that_is_stated() -> None:
+    """Of 40 times 8 probes the mean is within 4 of its own standard errors, √(2/320) of a square, for every example."""
+    dense, few, draws = twin("mlp"), 8, 40
+    expected = (dense.train @ dense.inverse(DAMPING)).square().sum(1)
+    fitted = METHODS["refine"](**SOLVED, damping=DAMPING).fit(network("mlp", torch.float64).subject())
+    squares = torch.stack([fitted.changes(few, seed)[0].square() for seed in range(draws)])
+    assert (squares.mean(0) / expected - 1).abs().max() < 4 * (2 / (few * draws)) ** 0.5
+    stated = fitted.changes(few, 0)[1]["standard_error"]
+    spread = (squares.sqrt().std(0) / expected.sqrt()).max()
+    assert stated / 4 < spread < 1.3 * stated  # of 40 draws, and less than that for long gradients of few numbers
+
+
+def test_rough_solutions_for_probes_are_solved_once_more() -> None:
+    """A residual of .1 of random signs, which are long in every direction, may be all of it where gradients lie."""
+    made = ill_conditioned()
+    exact = Relative("conjugate-gradient", {"tolerance": 1e-6, "iterations": 500}, probes=0).fit(made.subject())
+    errors = []
+    for rough in (1.0, iterative.ROUGH):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(iterative, "ROUGH", rough)
+            found = Relative("refine", {"tolerance": 0.3}, probes=50, seed=1).fit(made.subject()).changes
+        # against exact solutions of the same probes: what the tolerance alone does
+        same = exact.inner.changes(50, 1)[0]
+        errors.append(float((found / same - 1).square().mean().sqrt()))
+    assert errors[1] < 0.5 * errors[0]
+
+
+def test_changes_along_kept_eigenvectors_alone_are_those_of_the_truncated_inverse() -> None:
+    made, dense, kept = network("mlp", torch.float64), twin("mlp"), 5
+    values, vectors = torch.linalg.eigh(dense.G)
+    top, axes = values[-kept:], vectors[:, -kept:]
+    along = dense.train @ axes / (top + dense.weight_decay + DAMPING)
+    given = {"projections": kept, "iterations": dense.G.shape[0], "rest": "ignored", "damping": DAMPING}
+    found = Relative("arnoldi", given, floor=1e-9).fit(made.subject())
+    _close(found.changes, along.norm(dim=1), SOLVED_SHARE)
+
+
 @pytest.mark.parametrize("of", ["last-layer", "ekfac", "logra"])
 def test_an_example_is_explained_best_by_itself_in_the_loss_form(of: str) -> None:
     """Cauchy-Schwarz: |s(q, i)|/√(g_iᵀH⁻¹g_i) ≤ (1/n)√(g_qᵀH⁻¹g_q), with equality where i is q (Barshan et al. 2020)."""
@@ -185,6 +264,8 @@ def test_methods_without_an_inverse_are_a_message_for_theta_and_fine_for_loss() 
         {"floor": 0.0},
         {"floor": float("inf")},
         {"of": "relative"},
+        {"probes": -1},
+        {"seed": -1},
         {"of": "nothing"},
         {"settings": {"unknown": 1}},
         {"settings": {"damping": -1.0}},
@@ -203,6 +284,7 @@ def test_settings_are_the_identity_and_reach_the_method() -> None:
     assert method == Relative(settings={"damping": 0.3}, form="loss")
     assert hash(method) == hash(Relative(settings={"damping": 0.3}, form="loss"))
     assert method != Relative(settings={"damping": 0.7}, form="loss")
+    assert method != Relative(settings={"damping": 0.3}, form="loss", probes=10)
     assert method.fit(made.subject()).stats["inner"]["damping"] == 0.3
 
 

@@ -235,6 +235,8 @@ def test_where_the_cost_of_gauss_newton_becomes_one_by_the_row() -> None:
     assert probes.linear_from(GaussNewton(columns=2_048), digits) == 205  # times ten outputs
     assert probes.linear_from(GaussNewton(columns=30), wine) == 10
     assert probes.linear_from(probes.own(Relative("gauss-newton", {"columns": 300})), digits) == 30
+    assert probes.linear_from(Relative("refine", probes=300), digits) == 300
+    assert probes.linear_from(Relative("refine", probes=300, form="loss"), digits) < 300
     assert probes.linear_from(LastLayer(), digits) == 0
     assert probes.linear_from(Lissa(batch=100), digits) == 200
 
