@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from explorer import cli_run
+from explorer import cli_run, jobs
 from explorer.contracts import Recipe
 from explorer.jobs import checks
 from explorer.jobs.planning import Request, plan
@@ -104,12 +105,10 @@ def test_a_run_without_evidence_says_how_to_get_it(wine: Run) -> None:
 def test_about_and_the_trust_line_say_whether_small_removals_repeat(
     wine: Run, tmp_path: Path, agreement: float, rough: bool
 ) -> None:
-    import shutil
-
     shutil.copytree(wine.path, tmp_path / "run")
     run = Run.at(tmp_path / "run")
     text, _ = shown(run)
-    assert f"measure it with `explorer check {run.path}` (minutes)" in text
+    assert "under this recipe is not measured" in text
     said = checks.Predictability(14, 0.01, 20, 300, 0.01, agreement, agreement - 0.1, agreement + 0.1)
     write_json(run.path / checks.FOUND, asdict(said))
     text, _ = shown(run)
@@ -124,6 +123,38 @@ def test_about_and_the_trust_line_say_whether_small_removals_repeat(
     assert (card.ROUGH in line) is rough
     assert ("≈" in line) is rough
     assert card.trust_line(replace(trust, repeats="", rough=False)).count(" · ") == line.count(" · ") - 1
+
+
+def test_about_has_it_measured_whether_small_removals_repeat(
+    wine: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+    monkeypatch.setattr(jobs, "start", lambda run: started.append(run.key))
+    shutil.copytree(wine.path, tmp_path / wine.key)
+    run = Run.at(tmp_path / wine.key)
+    app = AppTest.from_function(about_page, args=(str(run.path),)).run()
+    button = app.button(key="repeated-start")
+    assert "Trains 40 models, many at once; one took" in button.help
+    assert "20 times without a random 1% of the training set" in button.help
+    button.click().run()
+    assert not app.exception
+    assert started == [run.key]
+    assert checks.asked(run) == checks.Removals()
+    assert "repeated-start" not in [each.key for each in app.button]  # it was asked for; nobody is at it
+    assert "What was asked is not done" in app.warning[0].value
+    given = with_given_weights(run, tmp_path)
+    app = AppTest.from_function(about_page, args=(str(given.path),)).run()
+    assert "repeated-start" not in [each.key for each in app.button]
+
+
+def with_given_weights(run: Run, folder: Path) -> Run:
+    """The same run, as if its weights had come from a file: there is no training to repeat."""
+    shutil.copytree(run.path, folder / "given")
+    (folder / "given" / checks.ASKED).unlink(missing_ok=True)
+    spec = read_json(folder / "given" / "spec.json")
+    spec["model"]["weights"] = {"path": "w.safetensors", "sha256": "0" * 64}
+    write_json(folder / "given" / "spec.json", spec)
+    return Run.at(folder / "given")
 
 
 def test_about_says_whether_systems_were_solved_and_what_it_would_take() -> None:
@@ -164,8 +195,6 @@ def test_the_line_keeps_the_settings_but_for_the_damping(tmp_path: Path) -> None
     "model", [{"kind": "memory", "key": "a"}, {"kind": "auto", "weights": {"sha256": "a", "path": "b"}}]
 )
 def test_given_weights_cannot_be_trained_again(wine: Run, tmp_path: Path, model: dict[str, object]) -> None:
-    import shutil
-
     shutil.copytree(wine.path, tmp_path / "run")
     (tmp_path / "run" / "spec.json").write_text(json.dumps({**wine.spec, "model": model}))
     text, lines = shown(Run.at(tmp_path / "run"))

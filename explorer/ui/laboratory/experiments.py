@@ -10,8 +10,8 @@ import streamlit as st
 from explorer.jobs import laboratory
 from explorer.jobs.laboratory import Asked, Experiment
 from explorer.store import Run
+from explorer.ui import begin
 from explorer.ui.laboratory import form, found, link, matrix
-from explorer.ui.memorized import begin
 from explorer.ui.views import lab_score
 from explorer.ui.views.words import as_markdown, safe
 

@@ -17,8 +17,7 @@ from explorer.jobs import laboratory
 from explorer.jobs.laboratory import Asked
 from explorer.jobs.requests import check_files
 from explorer.store import Run
-from explorer.ui import load
-from explorer.ui.memorized import begin
+from explorer.ui import begin, load
 from explorer.ui.views.words import as_markdown
 
 ITSELF, TEST = "the same samples", "test examples"

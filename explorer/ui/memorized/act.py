@@ -16,8 +16,8 @@ from explorer.jobs import remedies
 from explorer.jobs.remedies import Action, Asked, Remedy
 from explorer.jobs.signs import SIGNS
 from explorer.store import Run
-from explorer.ui import load
-from explorer.ui.memorized import begin, gallery, outcomes, quadrants, suspects, thresholds
+from explorer.ui import begin, load
+from explorer.ui.memorized import gallery, outcomes, quadrants, suspects, thresholds
 from explorer.ui.views import remedy as views
 from explorer.ui.views.words import as_markdown
 

@@ -13,8 +13,8 @@ import streamlit as st
 from explorer.jobs import cleaning
 from explorer.jobs.cleaning import Asked, Cleaning
 from explorer.store import Run
-from explorer.ui import load
-from explorer.ui.memorized import begin, outcomes
+from explorer.ui import begin, load
+from explorer.ui.memorized import outcomes
 from explorer.ui.views import cleaning as views
 from explorer.ui.views.words import as_markdown, percent
 

@@ -13,8 +13,8 @@ import streamlit as st
 from explorer.jobs import subsets
 from explorer.memorization.subsets import FEWEST
 from explorer.store import Run
-from explorer.ui import load, scatter
-from explorer.ui.memorized import begin, example, quadrants, thresholds
+from explorer.ui import begin, load, scatter
+from explorer.ui.memorized import example, quadrants, thresholds
 from explorer.ui.views import examples, retrained
 from explorer.ui.views.words import as_markdown
 

@@ -16,8 +16,7 @@ from scipy.stats import rankdata
 from explorer.jobs import signs
 from explorer.jobs.signs import SIGNS
 from explorer.store import Run
-from explorer.ui import load
-from explorer.ui.memorized import begin
+from explorer.ui import begin, load
 from explorer.ui.views import signs as views
 
 SAMPLE = 20_000

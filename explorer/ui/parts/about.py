@@ -10,11 +10,11 @@ from typing import Any
 import streamlit as st
 
 from explorer.contracts import Target
-from explorer.jobs import checks
 from explorer.memorization.subsets import MEMORIZED_ABOVE
 from explorer.shown.again import again
 from explorer.store import Run
 from explorer.ui import answers, load
+from explorer.ui.parts import repeated
 from explorer.ui.views import evidence
 from explorer.ui.views.words import as_markdown
 
@@ -40,7 +40,7 @@ def show(run: Run, target: Target) -> None:
         else ""
     )
     _checked(run)
-    _repeated(run)
+    repeated.show(run)
     st.markdown(
         f"""
 - **Influence** of a training example: how much {answers.unit(run, target)} of the explained quantity this prediction has
@@ -128,18 +128,6 @@ def _checked(run: Run) -> None:
         too = ", and the damping chosen by it" if "damping" in load.evidence(run) else ""
         st.markdown(f"Not checked by retraining. To have it checked{too}, run in a terminal:")
         st.code(line(run), language="bash", wrap_lines=True)
-
-
-def _repeated(run: Run) -> None:
-    """How repeatable small removals are, or how to have it measured; nothing where there is no training to repeat."""
-    found = checks.found(run)
-    if found is not None:
-        st.markdown(f"**{as_markdown(found.sentence)}**")
-    elif "weights" not in run.spec["model"] and run.spec["model"].get("kind") != "memory":
-        st.markdown(
-            "Whether anybody can know what removing a few examples does is not measured; once the run is done, measure it "
-            f"with `explorer check {shlex.quote(str(run.path))}` (minutes)."
-        )
 
 
 def line(run: Run) -> str:

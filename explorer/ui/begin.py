@@ -1,4 +1,4 @@
-"""How does a panel of the Memorized page start work, and watch it? The request, the worker, and words where it cannot be.
+"""How does a panel start work on a run, and watch it? The request, the worker, and words where it cannot be.
 
 Every request is written by its own module of `explorer.jobs`; nothing is computed in this process.
 """
