@@ -20,6 +20,7 @@ from explorer import jobs, shown
 from explorer.contracts import Target
 from explorer.errors import RunError
 from explorer.jobs import asking
+from explorer.jobs.checks import FOUND
 from explorer.jobs.lesson import Lesson
 from explorer.jobs.signs import read as read_signs
 from explorer.shown.retrained import TALLY as COUNTS
@@ -70,8 +71,8 @@ def stamp(run: Run) -> str:
 
 
 def seen(run: Run) -> str:
-    """Which parts of the run an answer to a question was drawn from: its `stamp`, and how far memorization was measured."""
-    return f"{stamp(run)}-{version(run, TALLY)}"
+    """Which parts of the run an answer was drawn from: its `stamp`, how far memorization was measured, and whether removals repeat."""
+    return f"{stamp(run)}-{version(run, TALLY)}-{version(run, FOUND)}"
 
 
 def meta(run: Run) -> Meta:

@@ -18,7 +18,7 @@ from explorer.jobs import checks
 from explorer.jobs.planning import Request, plan
 from explorer.jobs.settings import from_words
 from explorer.store import Run, create, read_json, write_json
-from explorer.ui import answers, commands
+from explorer.ui import answers, commands, load
 from explorer.ui.parts import about
 from explorer.ui.parts.about import ENOUGH
 from explorer.ui.views import card, evidence
@@ -110,7 +110,9 @@ def test_about_and_the_trust_line_say_whether_small_removals_repeat(
     text, _ = shown(run)
     assert "under this recipe is not measured" in text
     said = checks.Predictability(14, 0.01, 20, 300, 0.01, agreement, agreement - 0.1, agreement + 0.1)
+    before = load.seen(run)
     write_json(run.path / checks.FOUND, asdict(said))
+    assert load.seen(run) != before  # answers that were drawn without it are drawn again
     text, _ = shown(run)
     assert f"**{said.sentence}**" in text
     assert ("nobody can know" in text) is rough
