@@ -23,14 +23,20 @@ GENERALIZED = "generalized"
 REDUNDANT = "redundant or slightly harmful"
 NEUTRAL = "neutral"
 QUADRANTS: dict[str, str] = {
-    HARMFUL: "Fitted one by one, and held-out answers are worse for it: check the label.",
-    USEFUL: "Fitted one by one, and held-out answers are better for it: the long tail, keep.",
-    MEMORIZED_NEUTRAL: "Fitted one by one; its effect on held-out answers is inside the noise.",
+    HARMFUL: "The model’s answer on it rests much on itself, and held-out answers are worse for it: check the label.",
+    USEFUL: "The model’s answer on it rests much on itself, and held-out answers are better for it: the long tail, keep.",
+    MEMORIZED_NEUTRAL: "The model’s answer on it rests much on itself; its effect on held-out answers is inside the noise.",
     GENERALIZED: "Learned together with others, and held-out answers are better for it.",
     REDUNDANT: "Learned together with others, and held-out answers are slightly worse for it.",
     NEUTRAL: "Learned together with others; its effect on held-out answers is inside the noise.",
 }
 """Every name `quadrant` gives, and what it means in one sentence; the first asks for a person's eye."""
+NAMES: dict[str, str] = {name: name for name in QUADRANTS} | {
+    HARMFUL: "high self-influence, harmful",
+    USEFUL: "high self-influence, useful",
+    MEMORIZED_NEUTRAL: "high self-influence, no clear effect",
+}
+"""What a screen calls each of them: high self-influence is not yet memorized, which only retraining shows."""
 
 
 @dataclass(frozen=True)

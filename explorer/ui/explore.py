@@ -24,7 +24,7 @@ def show(run: Run) -> None:
     for missing in selected.follow(run):
         st.warning(as_markdown(missing) + " Showing what is there.")
     left, middle, right = st.columns([1.05, 2.15, 2.3], gap="small")
-    with left:
+    with left.container(key="ix-list"):
         _list(run)
     with middle:
         _bar(run)
@@ -78,8 +78,11 @@ def _viewed(run: Run, said: dict[str, Any]) -> None:
     """The reader filtered, colored, selected, inspected or pinned something: does the panel show it?"""
     changed = selected.viewed(run, said)
     shown = {"Selection": {"filter", "selection"}, "Table": {"filter", "selection"}, "Compare": {"pinned"}}
-    if changed & (shown.get(state.get("part"), set()) | {"inspected", "lesson"}):
-        st.rerun("panel")
+    behind = ["panel"] if changed & (shown.get(state.get("part"), set()) | {"inspected", "lesson"}) else []
+    if "filter" in changed and not state.get("webgl", True):
+        behind.append("map")  # the smaller map is drawn here, not in the browser
+    if behind:
+        st.rerun(behind)
 
 
 @st.fragment(key="list")
@@ -111,6 +114,7 @@ def _bar(run: Run) -> None:
         revision=state.get("revision", 0),
         view=selected.as_data(),
         counts=facets.counts(run),
+        drawn=state.get("webgl", True),
     )
     scatter.show_bar(data, key="bar", on_view=lambda said: _viewed(run, said))
 
@@ -126,6 +130,7 @@ def _map(run: Run) -> None:
             state.get("target"),
             lambda query: _picked(run, query, state.get("target")),
             state.get("lesson"),
+            state.get("filter"),
         )
         return
     data = scatter.MapData(
@@ -165,7 +170,7 @@ def _laid_out(run: Run, layout: Layout) -> None:
 
 def _told_webgl(works: bool) -> None:
     state.put("webgl", works)
-    st.rerun("map")
+    st.rerun(["map", "bar"])
 
 
 @st.fragment(key="panel")

@@ -207,7 +207,7 @@ def test_given_weights_cannot_be_trained_again(wine: Run, tmp_path: Path, model:
 @pytest.mark.parametrize(
     ("stats", "words"),
     [
-        ({"layer": "fc_2", "whole_model": False}, r"the last layer (fc\_2) on fixed features"),
+        ({"layer": "fc_2", "whole_model": False}, r"the last layer (called fc\_2) on fixed features"),
         ({"layer": "the whole model", "whole_model": True}, "the whole model"),
         ({"layers": ["a", "b"], "left_out": {"norm": "no linear layer"}}, "the layers a, b; not through norm"),
         ({"steps": 1200}, "the 1,200 steps of the training that was made"),

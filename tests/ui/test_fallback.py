@@ -12,6 +12,7 @@ from explorer import ui
 from explorer.contracts import Recipe
 from explorer.errors import RunError
 from explorer.jobs.planning import Request
+from explorer.shown import Filter
 from explorer.store import Run
 from explorer.ui import answers, fallback, load, wire
 from explorer.ui.views import plotly_map
@@ -29,12 +30,12 @@ CLOSE = 1e-6
 """Places and values go through float32."""
 
 
-def drawn(run: Run, monkeypatch: pytest.MonkeyPatch, lesson: int | None = None) -> Points:
+def drawn(run: Run, monkeypatch: pytest.MonkeyPatch, lesson: int | None = None, kept: Filter | None = None) -> Points:
     """What the map is given for the first prediction."""
     seen: list[Points] = []
     monkeypatch.setattr(plotly_map, "show", lambda points, key: seen.append(points))
     query, layout = answers.first_query(run), run.layouts()[-1]
-    page(lambda: fallback.show(run, layout, query, "label", nothing, lesson))
+    page(lambda: fallback.show(run, layout, query, "label", nothing, lesson, kept))
     return seen[-1]
 
 
@@ -88,6 +89,25 @@ def test_the_legend_says_what_that_of_the_map_says(wine: Run, taught: bool, monk
     unit, clipped = bar.title.text.rsplit(", ", 1)
     for said in (*ends, clipped, *([unit] if taught else [])):
         assert said in words
+
+
+@pytest.mark.parametrize("taught", [False, True])
+def test_the_filter_of_the_bar_chooses_the_points(wine: Run, taught: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    lesson = lesson_of(wine)
+    monkeypatch.setattr(load, "lesson", lambda run, row: lesson)
+    found = drawn(wine, monkeypatch, ROW if taught else None, Filter(classes=(0, 2), sign="towards"))
+    query, places, train = answers.first_query(wine), np.asarray(wine.array("coordinates-umap")), wine.meta().train
+    row = lesson.train if taught else wine.row(query, "label")
+    assert row is not None
+    labels, tests = wine.table("train")["label"], wine.table("queries").sort_values("row")["label"].tolist()
+    kept = [at for at in range(train) if labels[at] in (0, 2) and row.values[at] > 0]
+    assert 0 < len(kept) < train
+    if taught:
+        kept = sorted({*kept, ROW})  # what is taught stays on the map, as the prediction does
+    assert np.allclose(found.train, places[kept])
+    assert found.test_rows.tolist() == [at for at, label in enumerate(tests) if label in (0, 2) or at == query]
+    known = {tuple(place) for place in [*found.train.tolist(), *found.test.tolist()]}
+    assert {tuple(place) for place in found.strongest.tolist()} <= known
 
 
 def test_a_lesson_that_failed_leaves_the_influence(wine: Run, monkeypatch: pytest.MonkeyPatch) -> None:

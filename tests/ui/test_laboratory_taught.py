@@ -97,7 +97,7 @@ class TestDrawer:
         ]
         counts = [int((sign * lesson.test.values > 0).sum()) for sign in (1, -1)]
         assert f"<b>{counts[0]}</b> improved, <b>{counts[1]}</b> got worse" in screen.html["lesson-tiles"]
-        assert "its own loss 0.5 → 0.25" in screen.html["lesson-tiles"]
+        assert "its own loss 0.500 → 0.250" in screen.html["lesson-tiles"]
         app.button(key="lesson-back").click().run()
         assert app.session_state["teaches"] == [ROW, None]
         assert [button.label for button in app.button] == ["Teach the model this once"]

@@ -169,7 +169,7 @@ class TestLesson:
     def test_counts_numbers_and_probabilities_are_those_of_the_lesson(self) -> None:
         html = lab_lesson.lesson(self.FACTS)
         assert HOSTILE not in html
-        assert "its own loss 0.5 → 0.25" in html
+        assert "its own loss 0.500 → 0.250" in html
         assert "Of 10 test predictions <b>7</b> improved, <b>2</b> got worse, 1 changed too little" in html
         assert f"p 0.500 → {0.5 * np.exp(0.5):.3f}" in html
         assert buttons(Tags(html), "query") == [2]
@@ -200,3 +200,12 @@ class TestOrder:
 
     def test_groups_rise_and_keep_their_order_within(self) -> None:
         assert order.by_group([2, 0, 2, 1, 0]).tolist() == [1, 4, 3, 0, 2]
+
+
+def test_numbers_before_and_after_are_told_apart() -> None:
+    assert lab_lesson.apart(0.5, 0.25) == ("0.500", "0.250")
+    assert lab_lesson.apart(4.62131, 4.61977) == ("4.621", "4.620")
+    assert lab_lesson.apart(0.064123, 0.064207) == ("0.0641", "0.0642")
+    assert lab_lesson.apart(123.4, 120.4) == ("123", "120")
+    assert lab_lesson.apart(0.3, 0.3) == ("0.3", "0.3")
+    assert lab_lesson.apart(1e-7, 2e-7) == ("1.0×10<sup>−7</sup>", "2.0×10<sup>−7</sup>")

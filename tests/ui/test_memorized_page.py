@@ -98,7 +98,7 @@ class TestThresholds:
 
     def test_back_to_the_runs_own(self, finished: Finished, copied: Copier) -> None:
         app = page(copied(finished.digits))
-        name = "fitted one by one (high self-influence)"
+        name = "high self-influence"
         before = row_of(html(app), name)
         app.select_slider(key="own-z").set_value(9.0).run()
         assert row_of(html(app), name) != before
@@ -136,7 +136,7 @@ class TestThresholds:
             "own": "9",
             "band": "0.5",
             "damping": "10",
-            "quadrant": memorization.REDUNDANT,
+            "quadrant": "redundant",
             "row": name,
             "part": "Groups",
         }

@@ -172,7 +172,7 @@ class TestMemorized:
         run = copied(finished.digits)
         shown, table = html(visit("memorized", run=run.key)), run.table("memorization")
         assert f"{table['memorized'].sum():,} of {len(table):,} training examples are suspect" in shown
-        assert f"{(table['self_influence_z'] > FLAG_Z).sum():,} were fitted one by one" in shown
+        assert f"{(table['self_influence_z'] > FLAG_Z).sum():,} have a high self-influence" in shown
         assert f"let about {round(0.05 * (table['self_influence_z'] > FLAG_Z).sum())} through" in shown
         assert "mean loss over 3 epochs plus how unlikely the ten nearest inputs make the label" in shown
         refused = int((run.table("outcomes-train")["wrong"] & table["memorized"]).sum())

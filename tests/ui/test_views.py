@@ -14,11 +14,11 @@ import pytest
 from explorer import memorization
 from explorer.jobs import JobState
 from explorer.ui import memorized
-from explorer.ui.views import examples, gallery, quadrant, runs, scales
+from explorer.ui.views import examples, gallery, quadrant, runs, scales, tiles
 from explorer.ui.views import jobs as job_views
 from explorer.ui.views import memorization as headline
 from explorer.ui.views.card import Face, Value
-from explorer.ui.views.words import duration, percent, plain, safe, signed
+from explorer.ui.views.words import duration, minus, percent, plain, safe, signed
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 PICTURE = Face(picture="data:image/png;base64,AAAA")
@@ -49,7 +49,24 @@ class Tags(HTMLParser):
         return [attributes for name, attributes in self.seen if name == tag]
 
 
+def test_a_planted_fault_stands_out_among_badges() -> None:
+    item = tiles.Item("train", 3, 3, "id", PICTURE, "cat", "dog", False, ("suspect", "planted: was <b>"))
+    shown = Tags(tiles.badges(item)).named("span")
+    assert [found["class"] for found in shown] == ["ix-badge", "ix-badge ix-planted"]
+    assert "<b>" not in tiles.tile(item)
+
+
 class TestWords:
+    @pytest.mark.parametrize(
+        ("stored", "shown"),
+        [
+            ("rank correlation of -0.05 (-0.07 to -0.02)", "rank correlation of −0.05 (−0.07 to −0.02)"),
+            ("two-sided, digit-12, 1e-3, fc-2: 3-5", "two-sided, digit-12, 1e-3, fc-2: 3-5"),
+        ],
+    )
+    def test_a_minus_is_a_minus_and_a_hyphen_stays(self, stored: str, shown: str) -> None:
+        assert minus(stored) == shown
+
     @pytest.mark.parametrize(
         ("value", "written"),
         [
@@ -268,10 +285,12 @@ class TestQuadrantPicture:
     def test_every_group_has_a_shape_of_its_own(self) -> None:
         assert len({group.symbol for group in memorized.GROUPS}) == len(memorized.GROUPS)
         assert len({group.mark for group in memorized.GROUPS}) == len(memorized.GROUPS)
-        assert {group.name for group in memorized.GROUPS} == set(memorization.QUADRANTS) == set(memorized.ORDERS)
+        assert set(memorization.QUADRANTS) == set(memorization.NAMES) == set(memorized.ORDERS)
+        assert {group.name for group in memorized.GROUPS} == set(memorization.NAMES.values())
+        assert not [group.name for group in memorized.GROUPS if "memorized" in group.name]
 
     def test_neutral_groups_and_no_others_are_gray_and_hollow(self) -> None:
-        neutral = {memorization.MEMORIZED_NEUTRAL, memorization.NEUTRAL}
+        neutral = {memorization.NAMES[name] for name in (memorization.MEMORIZED_NEUTRAL, memorization.NEUTRAL)}
         assert {group.name for group in memorized.GROUPS if group.hue == "neutral"} == neutral
         assert {group.name for group in memorized.GROUPS if group.symbol.endswith("-open")} == neutral
 
@@ -280,7 +299,7 @@ class TestQuadrantPicture:
         assert {trace.name: list(trace.customdata) for trace in drawn} == {
             group.name: [10 + number] for number, group in enumerate(memorized.GROUPS)
         }
-        assert drawn[-1].name == memorization.HARMFUL
+        assert drawn[-1].name == memorization.NAMES[memorization.HARMFUL]
         assert all(trace.type == "scatter" for trace in drawn)
 
     def test_hover_texts_are_safe(self) -> None:
@@ -347,4 +366,4 @@ class TestHeadline:
 
     def test_nothing_memorized_is_an_answer(self) -> None:
         none = replace(self.facts, flagged=0, high=0, useful=0, harmful=0, both=0)
-        assert "nothing here was fitted one by one" in headline.headline(none)
+        assert "None has a self-influence that stands out" in headline.headline(none)

@@ -12,6 +12,7 @@ import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
+from explorer import memorization
 from explorer.jobs import remedies
 from explorer.jobs.remedies import Action, Asked, Remedy
 from explorer.jobs.signs import SIGNS
@@ -52,9 +53,9 @@ def _who(run: Run) -> NDArray[np.int64]:
     most = load.meta(run).train // 2
     if chosen == WHO[1]:
         rows = gallery.ordered(run, _measured(run), gallery.chosen_corner())
-        name = thresholds.CORNERS[gallery.chosen_corner()]
+        name = memorization.NAMES[thresholds.CORNERS[gallery.chosen_corner()]]
         st.markdown(
-            f"All {len(rows):,} that are “{name}” under the thresholds above. :small[Open another corner in the picker of quadrants.]"
+            f"All {len(rows):,} in “{name}” under the thresholds above. :small[Open another corner in the picker of quadrants.]"
         )
         if len(rows) > most:
             st.caption(f"The first {most:,} of them are taken: as many others have to be left to leave out at random.")

@@ -69,7 +69,7 @@ def of(run: Run, row: int, found: Measured) -> Example:
         held_out_se=float(found.held_out_se[row]),
         neutral=bool(found.neutral[row]),
         suspect=bool(found.suspect[row]),
-        quadrant=corner,
+        quadrant=memorization.NAMES[corner],
         meaning=memorization.QUADRANTS[corner],
         planted=answers.planted(known, meta),
         row=row,

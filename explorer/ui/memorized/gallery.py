@@ -45,13 +45,13 @@ def show(run: Run) -> None:
     """The picker of quadrants, what the chosen one means, and its first examples."""
     found = thresholds.measured(run, quadrants.thresholds_of(run))
     counts = np.bincount(found.corner, minlength=len(CORNERS))
-    marks = {group.name: group.mark for group in quadrants.GROUPS}
+    marks = {name: f"{group.mark} {group.name}" for name, group in zip(CORNERS, quadrants.GROUPS, strict=True)}
     if state.get(link.QUADRANT) not in CORNERS:
         state.put(link.QUADRANT, CORNERS[int(np.flatnonzero(counts)[0])] if counts.any() else CORNERS[0])
     name = st.segmented_control(
         "Quadrant",
         list(marks),
-        format_func=lambda option: f"{marks[option]} {option} · {counts[CORNERS.index(option)]:,}",
+        format_func=lambda option: f"{marks[option]} · {counts[CORNERS.index(option)]:,}",
         key=link.QUADRANT,
         required=True,
         wrap=True,
@@ -68,7 +68,7 @@ def show(run: Run) -> None:
     )
     st.markdown(memorization.QUADRANTS[str(name)] + counted)
     scatter.show_tiles(
-        examples.tiles(shown, str(name)),
+        examples.tiles(shown, memorization.NAMES[str(name)]),
         run=run.key,
         key="memorized-gallery",
         on_pick=lambda *_: None,

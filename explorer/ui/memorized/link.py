@@ -25,6 +25,8 @@ SLIDERS = (*Z_SLIDERS, BAND)
 DEFAULTS = (memorization.FLAG_Z, memorization.FLAG_Z, memorization.BAND_Z)
 FIRST = "Act on suspects"
 """The part that is open on a first visit."""
+CORNER_WORDS = ("harmful", "useful", "unclear", "generalized", "redundant", "neutral")
+"""The quadrants in an address, in the order of `CORNERS`."""
 WIDEST = 6.0
 """Standard errors of the widest noise band."""
 FINE, DECADE = 10.0, (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
@@ -42,8 +44,8 @@ def follow(run: Run, parts: Sequence[str]) -> None:
     reset()
     _thresholds(run, said)
     corner, part = said.get("quadrant"), said.get("part")
-    if corner in CORNERS:
-        state.put(QUADRANT, corner)
+    if corner in CORNER_WORDS:
+        state.put(QUADRANT, CORNERS[CORNER_WORDS.index(corner)])
     else:
         st.session_state.pop(QUADRANT, None)
     state.put(PART, part if part in parts else FIRST)
@@ -60,8 +62,8 @@ def write(run: Run) -> None:
     choice, damping = thresholds.dampings(run), state.get(DAMPING)
     if choice is not None and damping in choice[0] and damping != choice[1]:
         wanted["damping"] = f"{damping:.6g}"
-    if state.get(QUADRANT, CORNERS[0]) != CORNERS[0]:
-        wanted["quadrant"] = state.get(QUADRANT)
+    if state.get(QUADRANT, CORNERS[0]) in CORNERS[1:]:
+        wanted["quadrant"] = CORNER_WORDS[CORNERS.index(state.get(QUADRANT))]
     row = state.get(OPEN)
     if isinstance(row, int) and 0 <= row < load.meta(run).train:
         wanted["row"] = load.train_columns(run).ids.at([row])[0]

@@ -1,4 +1,4 @@
-"""Which examples are memorized, and do they help or harm, under the thresholds that I choose? Sliders, counts, the picture.
+"""Which examples stand out, and do they help or harm, under the thresholds that I choose? Sliders, counts, the picture.
 
 The sliders live here and are read by the other parts through `thresholds_of`; the arithmetic is that of `thresholds`.
 """
@@ -12,6 +12,7 @@ import pandas as pd
 import streamlit as st
 from numpy.typing import NDArray
 
+from explorer import memorization
 from explorer.store import Run
 from explorer.ui import answers, load, state
 from explorer.ui.memorized import classes, example, link, thresholds
@@ -32,14 +33,14 @@ LOOKS = (
     ("○", "circle-open", "neutral", False),
 )
 GROUPS = tuple(
-    Group(name, mark, symbol, hue, strong=strong)  # type: ignore[arg-type]
+    Group(memorization.NAMES[name], mark, symbol, hue, strong=strong)  # type: ignore[arg-type]
     for name, (mark, symbol, hue, strong) in zip(CORNERS, LOOKS, strict=True)
 )
 """How each quadrant looks, in the order of the picker."""
 Z_LABELS = ("Suspect above z", "High self-influence above z")
 Z_HELPS = (
     "Robust deviations of the suspect score above the median of its class; beyond this an example is flagged.",
-    "Robust deviations of self-influence above the median of its class; beyond this an example was fitted one by one.",
+    "Robust deviations of self-influence above the median of its class; beyond this the model’s answer on it rests much on itself.",
 )
 
 

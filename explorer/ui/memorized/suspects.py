@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from explorer import memorization
 from explorer.jobs.signs import SIGNS
 from explorer.memorization import PROXIES
 from explorer.store import Run
@@ -58,7 +59,7 @@ def listed(run: Run, rows: NDArray[np.int64]) -> pd.DataFrame:
             "suspect z": known["z"].to_numpy(np.float64),
             "self-influence": known["self_influence"].to_numpy(np.float64),
             "held-out": known["held_out"].to_numpy(np.float64),
-            "quadrant": known["quadrant"].to_numpy(),
+            "quadrant": known["quadrant"].map(memorization.NAMES).to_numpy(),
         }
     )
 

@@ -144,8 +144,8 @@ def counts(run: Run, found: Measured) -> tuple[list[Count], int]:
     truth = flipped(run)
     groups = (
         ("⚑", "suspect label", found.suspect),
-        ("◆", "fitted one by one (high self-influence)", found.high),
-        ("▼", memorization.HARMFUL, found.corner == 0),
+        ("◆", "high self-influence", found.high),
+        ("▼", memorization.NAMES[memorization.HARMFUL], found.corner == 0),
         ("≈", "held-out effect inside the noise", found.neutral),
     )
     planted = 0 if truth is None else int(truth.sum())

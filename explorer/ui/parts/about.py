@@ -43,8 +43,8 @@ def show(run: Run, target: Target) -> None:
     repeated.show(run)
     st.markdown(
         f"""
-- **Influence** of a training example: how much {answers.unit(run, target)} of the explained quantity this prediction has
-  because the example was in the training set. ▲ towards: without it the answer would be worse; ▼ away: better.
+- **Influence** of a training example: how much of what is explained here, in {answers.unit(run, target)}, this prediction owes to
+  the example being in the training set. ▲ towards: without it the answer would be worse; ▼ away: better.
 - It is a first-order estimate through {reach(stats)}. A deep model trained again differs by more than this.
 {damping}{solved(stats)}- **Share**: |influence| over its sum over all {meta.train:,} training examples.
 - **Rank agreement**: Spearman correlation with a second method ({_second(run)}).
@@ -62,7 +62,7 @@ def reach(stats: Mapping[str, Any]) -> str:
     if stats.get("whole_model"):
         return "the whole model"
     if "layer" in stats:
-        return f"the last layer ({as_markdown(stats['layer'])}) on fixed features; what the layers below would do is not in it"
+        return f"the last layer (called {as_markdown(stats['layer'])}) on fixed features; what the layers below would do is not in it"
     if "layers" in stats:
         names = as_markdown(", ".join(stats["layers"]))
         out = as_markdown(", ".join(f"{name} ({why})" for name, why in stats.get("left_out", {}).items()))

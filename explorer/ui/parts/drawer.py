@@ -72,7 +72,7 @@ def known(run: Run, train_row: int) -> views.Known:
     own, quadrant = table["self_influence"].to_numpy(), str(table["quadrant"][train_row])
     return views.Known(
         item=item,
-        quadrant=quadrant,
+        quadrant=memorization.NAMES[quadrant],
         meaning=memorization.QUADRANTS[quadrant],
         self_influence=float(own[train_row]),
         percentile=100 * float((own < own[train_row]).mean()),

@@ -123,7 +123,10 @@ def _training(path: str, stamp: str, counted: int) -> Side:  # noqa: ARG001 - pa
         numbers["self-influence"] = ranked(found["self_influence"].to_numpy(np.float32))
         names = tuple(memorization.QUADRANTS)
         codes = pd.Categorical(found["quadrant"], categories=names).codes.astype(np.int8)
-        categories |= {FLAG: _yes(suspect, "suspect"), QUADRANT: Category(codes, names)}
+        categories |= {
+            FLAG: _yes(suspect, "suspect"),
+            QUADRANT: Category(codes, tuple(memorization.NAMES[name] for name in names)),
+        }
     if retrained is not None:
         categories[RETRAINED] = _yes(retrained, "memorized")
     if (known.flags & columns.TWIN).any():

@@ -7,7 +7,7 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
-from explorer import shown
+from explorer import memorization, shown
 from explorer.contracts import Target
 from explorer.shown import Filter, Selection
 from explorer.store import Run
@@ -34,7 +34,7 @@ def show(run: Run, query: int, target: Target, filter_: Filter, selection: Selec
     table = shown.table(run, query, target, filter_, selection, strongest=strongest)
     st.caption(_counted(table, load.meta(run).train, strongest))
     st.dataframe(
-        table.head(ROWS_ON_SCREEN),
+        _named(table.head(ROWS_ON_SCREEN)),
         hide_index=True,
         height=380,
         column_config={
@@ -51,6 +51,11 @@ def show(run: Run, query: int, target: Target, filter_: Filter, selection: Selec
     st.code(said.python(), language="python", wrap_lines=True)
     st.code(said.terminal(), language="bash", wrap_lines=True)
     st.caption("The button PNG on the map saves the map as it is drawn.")
+
+
+def _named(table: pd.DataFrame) -> pd.DataFrame:
+    """With quadrants as the screen calls them; files keep the names of the run."""
+    return table.assign(quadrant=table["quadrant"].map(memorization.NAMES)) if "quadrant" in table else table
 
 
 def _counted(table: pd.DataFrame, train: int, strongest: bool) -> str:

@@ -58,6 +58,7 @@ class FilterBar {
       this.channel = this.bus.channel(data.run);
       this.unsubscribe = this.channel.subscribe((state, changed, source) => this.heard(changed, source));
     }
+    this.find(".color").hidden = this.find(".histogram").hidden = data.drawn === false;
     if (["run", "task", "classes", "counts"].some((name) => !sameChoice(before?.[name], data[name]))) this.furnish();
     this.adopt();
     this.retheme();

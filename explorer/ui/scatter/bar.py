@@ -45,7 +45,8 @@ class BarData:
     `view` is what Python wants shown, taken over whenever `revision` was raised: a dict of any of filter (as
     `Filter.as_data()`), color, selection (as `Selection.as_data()` or None), inspected (training row or None) and
     pinned ({"query", "target"} or None). `unit` is the unit of influence, `classes` the names of the class numbers,
-    `token` and `base` as in `MapData`. Without `counts` the choices show no numbers.
+    `token` and `base` as in `MapData`. Without `counts` the choices show no numbers. Where the map is
+    not `drawn` by the browser there is nothing to color, and no row of influence to limit.
     """
 
     run: str
@@ -57,6 +58,7 @@ class BarData:
     view: Mapping[str, Any] | None = None
     base: str = ""
     counts: Counts | None = None
+    drawn: bool = True
 
 
 def counted(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from explorer.ui.views.card import face
-from explorer.ui.views.tiles import Item, effect, grid, tile
+from explorer.ui.views.tiles import Item, badges, effect, grid, tile
 from explorer.ui.views.words import percent, plain, safe, signed
 
 
@@ -54,7 +54,6 @@ class Reverse:
 def known(facts: Known) -> str:
     """The example's card."""
     item = facts.item
-    badges = "".join(f'<span class="ix-badge">{safe(badge)}</span>' for badge in item.badges)
     mark = "" if item.right is None else ("✓ " if item.right else "✗ ")
     label = "true value" if item.right is None else "labeled"
     lines = [f"{label} <strong>{safe(item.label)}</strong>, {mark}model says <strong>{safe(item.prediction)}</strong>"]
@@ -69,7 +68,7 @@ def known(facts: Known) -> str:
         f'<section class="ix-card" aria-label="Training example {safe(item.id)}">'
         f"{face(item.face, f'training example {item.id}', large=True)}"
         f'<div class="ix-card-text"><div class="ix-id">{safe(item.id)} <span class="ix-quiet">training example</span></div>'
-        f"{''.join(f'<div>{line}</div>' for line in lines)}{badges}</div></section>"
+        f"{''.join(f'<div>{line}</div>' for line in lines)}{badges(item)}</div></section>"
     )
 
 

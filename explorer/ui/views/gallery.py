@@ -65,7 +65,7 @@ def _tile(tile: Tile, side: str, shape: str) -> str:
     looks = "" if tile.face.picture is not None else " ix-wide"
     return (
         f'<div class="ix-tile{looks}"{_opens(tile, alt)}><div class="ix-number">{shape}{tile.number}</div>{face(tile.face, alt)}'
-        f'<div class="ix-caption"><b>{signed(tile.influence)}</b> <span class="ix-quiet">{percent(tile.share)}</span><br>'
+        f'<div class="ix-caption"><b>{signed(tile.influence)}</b> <span class="ix-quiet">{percent(tile.share).replace(" ", "&nbsp;")}</span><br>'
         f'<span class="ix-label" title="{safe(tile.id)}">{said}</span>{_badges(tile)}</div></div>'
     )
 

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from explorer.ui.views.tiles import Item, effect, grid, tile
 from explorer.ui.views.words import plain, safe
 
+DIGITS = 6
+"""As many as two numbers are written with before they count as the same."""
+
 
 @dataclass(frozen=True)
 class Change:
@@ -40,7 +43,7 @@ class Lesson:
 
 def lesson(facts: Lesson) -> str:
     """The lesson in words, and both galleries."""
-    before, after = (plain(loss) for loss in facts.own_loss)
+    before, after = apart(*facts.own_loss)
     small = facts.total - facts.improves - facts.worsens
     rest = f", {small:,} changed too little to show" if small else ""
     rounding = (
@@ -58,6 +61,15 @@ def lesson(facts: Lesson) -> str:
     )
 
 
+def apart(before: float, after: float) -> tuple[str, str]:
+    """Both numbers with as many digits as tell them apart, three or more."""
+    for digits in range(3, DIGITS + 1):
+        first, second = (f"{value:#.{digits}g}".rstrip(".") for value in (before, after))
+        if first != second and "e" not in first + second:
+            return first, second
+    return plain(before), plain(after)
+
+
 def _side(side: str, title: str, found: tuple[Change, ...], unit: str) -> str:
     tiles = [tile(one.item, effect(one.change, before=f"{rank} ") + _share(one)) for rank, one in enumerate(found, 1)]
     return (
@@ -71,4 +83,4 @@ def _share(one: Change) -> str:
     if one.before is None:
         return ""
     before, after = math.exp(min(one.before, 0.0)), math.exp(min(one.before + one.change, 0.0))
-    return f'<span class="ix-effect ix-quiet">p {before:.3f} → {after:.3f}</span>'
+    return f'<span class="ix-effect ix-quiet">p {" → ".join(apart(before, after))}</span>'

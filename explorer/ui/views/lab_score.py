@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from explorer.ui.views.lab_scale import Number, Score, picture, scale, written
-from explorer.ui.views.words import safe
+from explorer.ui.views.words import minus, safe
 
 __all__ = ["Number", "Regime", "Score", "badge", "card", "compared", "side_by_side"]
 
@@ -28,7 +28,7 @@ def badge(regime: Regime) -> str:
     mark, kind = ("✓", "ix-linear") if regime.linear else ("◇", "ix-not-linear")
     return (
         f'<p class="ix-regime"><span class="ix-badge {kind}"><span aria-hidden="true">{mark}</span> {safe(verdict)}</span> '
-        f'<span class="ix-quiet">{safe(why.strip())}</span></p>'
+        f'<span class="ix-quiet">{safe(minus(why.strip()))}</span></p>'
     )
 
 
@@ -44,7 +44,7 @@ def card(scores: Sequence[Score]) -> str:
 def _row(score: Score) -> str:
     return (
         f'<tr><th scope="row" class="ix-wish">{safe(score.name)}</th><td>{written(score.number)}</td>'
-        f"<td>{picture(score)}</td><td>{safe(score.sentence)}{_more(score)}</td></tr>"
+        f"<td>{picture(score)}</td><td>{safe(minus(score.sentence))}{_more(score)}</td></tr>"
     )
 
 
@@ -66,7 +66,7 @@ def side_by_side(pairs: Sequence[tuple[Score, Score]], names: tuple[str, str]) -
             head = f'<th scope="rowgroup" rowspan="2">{safe(score.name)}</th>' if place == 0 else ""
             rows.append(
                 f'<tr class="{"ix-first" if place == 0 else ""}">{head}<th scope="row">{safe(name)}</th><td>{written(score.number)}</td>'
-                f"<td>{picture(score, f'{score.name}, {name}', on)}</td><td>{safe(score.sentence)}{_more(score)}</td></tr>"
+                f"<td>{picture(score, f'{score.name}, {name}', on)}</td><td>{safe(minus(score.sentence))}{_more(score)}</td></tr>"
             )
     return (
         '<table class="ix-table ix-scores"><thead><tr><th scope="col">What one would wish</th><th scope="col">How</th>'

@@ -89,10 +89,10 @@ def check(facts: Check) -> str:
 
 def _effect(facts: Headline) -> str:
     if not facts.high:
-        return "None has a self-influence that stands out: nothing here was fitted one by one."
+        return "None has a self-influence that stands out."
     unclear = facts.high - facts.useful - facts.harmful
     return (
-        f"{facts.high:,} were fitted one by one (high self-influence). Of these, "
+        f"{facts.high:,} have a high self-influence: the model’s answer on them rests much on themselves. Of these, "
         f"<strong>▼ {facts.harmful:,} harm</strong> held-out answers, <strong>▲ {facts.useful:,} help</strong> them, and "
         f"◇ {unclear:,} show no effect beyond the noise. "
         f'<span class="ix-quiet">(If none had an effect, the 95 % band would still let about {facts.chance:,} through.)</span>'

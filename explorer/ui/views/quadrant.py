@@ -1,4 +1,4 @@
-"""How much is each example memorized, and does it help others? The quadrants as a picture, drawn by Plotly in SVG.
+"""How much does the answer on each example rest on itself, and does it help others? The quadrants as a picture, drawn by Plotly in SVG.
 
 Every group has a shape and a color of its own; colors are middle tones that stand out on white and on black alike.
 """
@@ -99,7 +99,7 @@ def figure(cloud: Cloud, groups: Sequence[Group], unit: str) -> go.Figure:
         hoverlabel={"font": {"size": 13}},
         xaxis={
             "type": "log",
-            "title": {"text": "self-influence (log scale), more memorized →"},
+            "title": {"text": "self-influence (log scale) →"},
             "dtick": steps,
             "exponentformat": "e",  # a raised power would be smaller than 12 px
             "zeroline": False,

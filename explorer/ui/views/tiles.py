@@ -13,6 +13,8 @@ from explorer.ui.views.card import Face, face
 from explorer.ui.views.words import AWAY, TOWARDS, safe, signed
 
 Kind = Literal["train", "test"]
+PLANTED = "planted"
+"""What the badge of a planted fault begins with."""
 WORDS: dict[Kind, tuple[str, str]] = {"train": ("training example", "inspect"), "test": ("test prediction", "query")}
 """What an example of each split is called, and what a click on it does."""
 
@@ -40,11 +42,10 @@ def tile(item: Item, facts: str = "") -> str:
     called, action = WORDS[item.kind]
     alt = f"{called} {item.id}, labeled {item.label}, model says {item.prediction}"
     wide = "" if item.face.picture is not None else " ix-wide"
-    badges = "".join(f'<span class="ix-badge">{safe(badge)}</span>' for badge in item.badges)
     return (
         f'<div class="ix-item{wide}" role="button" tabindex="0" data-{action}="{item.row}" data-point="{item.point}" '
         f'aria-label="{safe(alt)}" title="{safe(item.id)}">{face(item.face, alt)}'
-        f'<div class="ix-item-text">{facts}<div class="ix-label">{said(item)}</div>{badges}</div></div>'
+        f'<div class="ix-item-text">{facts}<div class="ix-label">{said(item)}</div>{badges(item)}</div></div>'
     )
 
 
@@ -64,6 +65,12 @@ def said(item: Item) -> str:
     if item.kind == "train":
         return f'{safe(item.label)} <span class="ix-quiet">model: {safe(item.prediction)}</span>'
     return f'✗ {safe(item.prediction)} <span class="ix-quiet">labeled {safe(item.label)}</span>'
+
+
+def badges(item: Item) -> str:
+    """What is known of an example in short words, as HTML; a fault planted on purpose stands out."""
+    looks = [(badge, " ix-planted" if badge.startswith(PLANTED) else "") for badge in item.badges]
+    return "".join(f'<span class="ix-badge{look}">{safe(badge)}</span>' for badge, look in looks)
 
 
 def effect(influence: float, before: str = "", clipped: bool = False) -> str:

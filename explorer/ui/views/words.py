@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 
 TOWARDS, AWAY = "▲", "▼"
 """Shapes of the two signs: never told by color alone."""
@@ -24,6 +25,11 @@ def signed(value: float) -> str:
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else "unknown"
     return f"{'+' if value > 0 else '−'}{plain(abs(value))}"
+
+
+def minus(text: str) -> str:
+    """Text from a file with a true minus before its numbers, as everywhere on the screen."""
+    return re.sub(r"(?<![\w.-])-(?=\d)", "−", text)
 
 
 def plain(value: float) -> str:
