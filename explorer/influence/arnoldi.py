@@ -23,7 +23,7 @@ from explorer.influence.damping import Damping
 from explorer.influence.directional import FittedInverse, Rows, contract, query_rows, train_rows
 from explorer.influence.factors import weighted_squares
 from explorer.influence.gauss_newton import RELATIVE_DAMPING
-from explorer.influence.iterative import at_damping, check_sample, parts, sampled, shift_of
+from explorer.influence.iterative import at_another, at_damping, check_sample, parts, sampled, shift_of
 from explorer.influence.lanczos import eigenpairs
 from explorer.influence.layers import Layers
 from explorer.influence.separable import Separable
@@ -120,6 +120,18 @@ class FittedArnoldi:
     rest: FittedInverse | None
     stats: Mapping[str, Any]
     unit: str = MEASURE_UNIT
+
+    def redamped(self, damping: float) -> FittedArnoldi:
+        """The same eigenpairs at another λ.
+
+        Raises:
+            SettingsError: the damping is negative or not finite, or the curvature is singular at it.
+        """
+        held = self.vectors, self.values, self.training
+        other = _fitted(self.subject, self.layers, held, at_another(self.stats, damping))
+        if self.rest is not None and other.rest is not None:
+            other.rest._kept = self.rest._kept
+        return other
 
     def score(self, queries: Queries, progress: Progress = silent, out: Tensor | None = None) -> Scores:
         """Influence float32 `[query, train]`; cost k·P a query and k a pair; with the rest also a pass over the training

@@ -124,7 +124,10 @@ class ConjugateGradient:
         def solver(right: Tensor, progress: Progress) -> Solution:
             return conjugate_gradient(product, right, self.tolerance, self.iterations, precondition, progress)
 
-        return FittedIterative(subject, curvature, solver, self.tolerance, self.name, dict(stats), saved)
+        def anew(other: Mapping[str, Any]) -> FittedIterative:
+            return self._fitted(subject, curvature, saved, other)
+
+        return FittedIterative(subject, curvature, solver, self.tolerance, self.name, dict(stats), anew, saved)
 
 
 def conjugate_gradient(

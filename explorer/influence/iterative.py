@@ -37,6 +37,9 @@ ROUGH = 0.02
 in every direction, may be as large as all of it in the few that gradients lie in."""
 CHANGES = "changes of the parameters"
 
+EVIDENCE = ("solved", "converged", "residual_median", "residual_max", "iterations", "iterations_mean")
+"""Stats that say how systems were solved."""
+
 Product = Callable[[Tensor, Progress], Tensor]
 """(G + shift) v for flat vectors `[q, P]`."""
 
@@ -95,8 +98,8 @@ class Solving:
     def evidence(self) -> dict[str, Any]:
         """What became of all right-hand sides so far; nothing before the first.
 
-        "solved" (how many), "converged" (share whose true relative residual is within the tolerance), "residual_median",
-        "residual_max", "iterations" (the most) and "iterations_mean".
+        The keys of `EVIDENCE`: how many, the share whose true relative residual is within the tolerance, the residuals, and
+        the most iterations and their mean.
         """
         if not self._residuals:
             return {}
@@ -120,7 +123,7 @@ class Solving:
 class FittedIterative:
     """A method after `fit` whose inverse is solved for anew for every query; with a `basis`, along its axes.
 
-    `stats` say how the gradients of `PROVED` training examples fared at `fit`; those of scores, how the queries' own did.
+    `anew` makes the same from other stats: its own, at another damping. `stats` say how the gradients of `PROVED` training examples fared at `fit`; those of scores, how the queries' own did.
     """
 
     subject: Subject
@@ -129,6 +132,7 @@ class FittedIterative:
     tolerance: float
     method: str
     stats: Mapping[str, Any]
+    anew: Callable[[Mapping[str, Any]], FittedIterative]
     saved: Mapping[str, Tensor] = field(default_factory=dict)
     basis: Basis | None = None
     unit: str = MEASURE_UNIT
@@ -147,6 +151,17 @@ class FittedIterative:
     def self_influence(self, progress: Progress = silent) -> Tensor:
         """(1/n) g_iᵀ (G + (wd + λ)I)⁻¹ g_i, float32 `[n]`; cost a system solved for each training example."""
         return self._asked(self.solving(progress)).self_influence(progress)
+
+    def redamped(self, damping: float) -> FittedIterative:
+        """The same curvature at another λ; cost `PROVED` systems solved, as evidence.
+
+        Raises:
+            SettingsError: the damping is negative or not finite, or the curvature is singular at it.
+        """
+        other = at_another(self.stats, damping)
+        found = proved(self.anew({name: value for name, value in other.items() if name not in EVIDENCE}))
+        found._kept = self._kept
+        return found
 
     def changes(
         self, probes: int, seed: int, progress: Progress = silent
@@ -247,11 +262,7 @@ def at_damping(
     if mean is None:
         mean = curvature.trace(progress) / curvature.layers.size
     chosen = damping.of(mean)
-    if subject.weight_decay + chosen <= SINGULAR * mean * curvature.layers.size:
-        raise SettingsError(
-            f"Expected weight decay + damping above zero for an invertible curvature; found damping {chosen:g} and weight "
-            f"decay {subject.weight_decay:g} at a mean eigenvalue of {mean:.1e}. {damping.remedy(mean)}"
-        )
+    _check_regular(subject.weight_decay, chosen, mean, curvature.layers.size)
     return {
         "damping": chosen,
         "damping_rule": damping.rule,
@@ -263,6 +274,25 @@ def at_damping(
         "layers": list(curvature.layers.names),
         "left_out": dict(curvature.layers.left_out),
     }
+
+
+def at_another(stats: Mapping[str, Any], damping: float) -> dict[str, Any]:
+    """The stats of `at_damping` and what else there is, at another λ.
+
+    Raises:
+        SettingsError: it is negative or not finite, or weight decay + damping is zero.
+    """
+    chosen = Damping(damping, 0.0).of(0.0)
+    _check_regular(stats["weight_decay"], chosen, stats["mean_eigenvalue"], stats["parameters"])
+    return {**stats, "damping": chosen, "damping_rule": "given"}
+
+
+def _check_regular(weight_decay: float, damping: float, mean: float, size: int) -> None:
+    if weight_decay + damping <= SINGULAR * mean * size:
+        raise SettingsError(
+            f"Expected weight decay + damping above zero for an invertible curvature; found damping {damping:g} and weight "
+            f"decay {weight_decay:g} at a mean eigenvalue of {mean:.1e}. {Damping.remedy(mean)}"
+        )
 
 
 def shift_of(stats: Mapping[str, Any]) -> float:

@@ -176,7 +176,10 @@ class Lissa:
                 steps += found.iterations
             return Solution(total / self.repeats, steps)
 
-        return FittedIterative(subject, curvature, solver, self.tolerance, self.name, dict(stats), {})
+        def anew(other: Mapping[str, Any]) -> FittedIterative:
+            return self._fitted(subject, curvature, {**other, **self._paced(other, curvature.blocks)})
+
+        return FittedIterative(subject, curvature, solver, self.tolerance, self.name, dict(stats), anew)
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,9 @@ class Refine:
                 product, right, self.tolerance, self.iterations, precondition, progress, "refinement"
             )
 
+        def anew(other: Mapping[str, Any]) -> FittedIterative:
+            return self._fitted(subject, curvature, basis, eigenvalues, other)
+
         return FittedIterative(
-            subject, curvature, solver, self.tolerance, self.name, dict(stats), ekfac.tensors(), basis
+            subject, curvature, solver, self.tolerance, self.name, dict(stats), anew, ekfac.tensors(), basis
         )

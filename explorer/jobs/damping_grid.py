@@ -13,6 +13,7 @@ from explorer import evidence
 from explorer.contracts import Dataset, Fitted, Progress, Queries, Redampable, silent
 from explorer.errors import SettingsError
 from explorer.influence.gauss_newton import FittedGaussNewton
+from explorer.influence.iterative import FittedIterative
 from explorer.store import Run, write_bundle
 from explorer.store.run import DAMPING_GRID
 
@@ -28,10 +29,13 @@ def write_grid(run: Run, fitted: Fitted, data: Dataset, progress: Progress = sil
 
 
 def dampings(fitted: Redampable) -> list[float]:
-    """The damping of the method and a grid around its mean eigenvalue, rising; none where nothing curves the loss.
+    """The damping of the method and a grid around its mean eigenvalue, rising; none where nothing curves the loss, or where
+    each would take a system solved for every training example.
 
     Whole decades for `gauss-newton`, whose every damping takes as long as several of the others.
     """
+    if isinstance(fitted, FittedIterative):
+        return []
     mean, own = float(fitted.stats.get("mean_eigenvalue") or 0.0), float(fitted.stats["damping"])
     if not 0 < mean < float("inf"):
         return []

@@ -30,7 +30,10 @@ from explorer.contracts import (
     silent,
 )
 from explorer.errors import DataError, ModelError, SettingsError
+from explorer.influence.conjugate_gradient import ConjugateGradient
+from explorer.influence.lissa import Lissa
 from explorer.influence.metagradient import Metagradient
+from explorer.influence.refine import Refine
 from explorer.retraining import COPIES, Masks, Retraining, measures, random_masks
 from explorer.store import Run, read_json, write_array, write_json
 from explorer.training import evaluate, resolve_epochs
@@ -46,7 +49,9 @@ KEPT = 0.5
 QUERIES = 512
 """Test examples asked about at most, evenly spread over all of them."""
 FEW_QUERIES = 64
-"""Test examples asked about where each is a way back through the whole training."""
+"""Test examples asked about where each is a way back through the whole training, or at every damping a system to solve."""
+COSTLY = (Metagradient.name, ConjugateGradient.name, Refine.name, Lissa.name)
+"""Methods of which that is so."""
 MOST_OPERATIONS = 3.6e13
 """Additions and multiplications of all retrainings beyond which none is done: an hour at ten billion a second."""
 MOST_BYTES = 2**30
@@ -175,7 +180,7 @@ def asked_of(dataset: Dataset, method: str) -> Queries:
 
     Classifiers are asked about the label, regressions about their output: its size and sign are linear in what is kept.
     """
-    n, most = len(dataset.test), FEW_QUERIES if method == Metagradient.name else QUERIES
+    n, most = len(dataset.test), FEW_QUERIES if method in COSTLY else QUERIES
     rows = np.unique(np.linspace(0, n - 1, min(most, n)).astype(np.int64))
     target: Target = "label" if dataset.task == "classification" else "prediction"
     return Queries(dataset.test, rows, target)
@@ -236,8 +241,12 @@ def candidates(
     while todo:
         for number, damping in enumerate(todo):
             progress(number, len(todo), f"scores at damping {damping:.2g}")
+
+            def told(done: int, of: int, note: str, number: int = number, all_: int = len(todo)) -> None:
+                progress(number * of + done, all_ * of, note)
+
             try:
-                known[damping] = predicted(fitted.redamped(damping), asked, masks)
+                known[damping] = predicted(fitted.redamped(damping), asked, masks, told)
             except SettingsError:
                 singular.append(damping)
         progress(len(todo), len(todo), "dampings compared")

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from explorer.contracts import Redampable
 from explorer.errors import Cancelled, ModelError, SettingsError
 from explorer.influence import backward, curvature_products, iterative
 from tests.influence.iterative_twin import (
@@ -176,3 +177,32 @@ def test_cancelled_anywhere_the_model_is_as_it_was(method: str, monkeypatch: pyt
     assert torch.equal(found.score(made.queries()).values, expected)
     if method != "arnoldi":
         assert len([note for note in scoring if note != "scores"]) >= 4  # iterations of the solve
+
+
+@each_method
+def test_at_another_damping_it_is_what_a_fit_at_that_damping_is(method: str) -> None:
+    made = network("mlp")
+    chosen = METHODS[method](**SHORT[method])
+    first = chosen.fit(made.subject())
+    assert isinstance(first, Redampable)
+    own = first.score(made.queries()).values
+    for damping in (0.7, 0.02):
+        anew = METHODS[method](damping=damping, **SHORT[method]).fit(network("mlp").subject())
+        saved = {k: t.clone() for k, t in first.tensors().items()}
+        restored = chosen.restore(network("mlp").subject(), saved, first.stats)
+        for moved in (first.redamped(damping), restored.redamped(damping)):
+            assert torch.equal(moved.score(made.queries()).values, anew.score(made.queries()).values)
+            assert torch.equal(moved.self_influence(), anew.self_influence())
+            assert moved.stats["damping_rule"] == "given"
+            timeless = [
+                {k: v for k, v in s.items() if k not in ("damping_rule", "seconds")} for s in (moved.stats, anew.stats)
+            ]
+            assert timeless[0] == timeless[1]
+            again = chosen.restore(network("mlp").subject(), moved.tensors(), moved.stats)
+            assert torch.equal(again.score(made.queries()).values, anew.score(made.queries()).values)
+    assert torch.equal(first.score(made.queries()).values, own)
+    with pytest.raises(SettingsError, match=r"damping >= 0 and finite; found -1"):
+        first.redamped(-1.0)
+    free = chosen.fit(replace(made, weight_decay=0.0).subject())
+    with pytest.raises(SettingsError, match=r"damping above zero.*found damping 0 "):
+        free.redamped(0.0)

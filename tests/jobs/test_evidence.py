@@ -22,6 +22,7 @@ from explorer.jobs.state import read_state
 from explorer.jobs.subject import subject_of
 from explorer.retraining import random_masks
 from explorer.store import Run, read_json
+from explorer.store.run import DAMPING_GRID
 from explorer.training import train_epochs
 from tests.conftest import compute
 from tests.jobs.test_pipeline import contents
@@ -150,6 +151,28 @@ def test_a_damping_given_by_the_user_stays_and_is_compared(checked: Run, tmp_pat
     assert all(here[damping] == there[damping] for damping in both)
     stats = read_json(run.path / "fitted.json")
     assert (stats["damping"], stats["damping_rule"]) == (0.5, "chosen by the user")
+
+
+@pytest.mark.parametrize("method", ["refine", "arnoldi"])
+def test_methods_that_solve_have_their_damping_chosen_too(checked: Run, tmp_path: Path, method: str) -> None:
+    few = {"refine": {"iterations": 15}, "arnoldi": {"projections": 20}}[method]
+    run = compute(tmp_path, replace(ASKED, method=method, settings=few, queries=2))
+    told, other = read_json(run.path / "evidence.json"), read_json(checked.path / "evidence.json")
+    assert told["by"] == "evidence"
+    assert told["queries"] == (min(evidence.FEW_QUERIES, other["queries"]) if method == "refine" else other["queries"])
+    assert len(told["dampings"]) >= 11
+    stats = read_json(run.path / "fitted.json")
+    damping = told["dampings"][told["used"]]
+    assert (stats["damping"], stats["damping_rule"]) == (damping, "chosen by 5 retrainings")
+    _, subject = subject_of(run, ingredients_of(run))
+    given = method_from(method, few | {"damping": damping}).fit(subject)
+    row = int(run.plan("label")[0])
+    top = run.top(row, "label")
+    assert top is not None
+    data, _ = subject_of(run, ingredients_of(run))
+    values = given.score(Queries(data.test, np.array([row]), "label")).values[0]
+    assert top.towards_influence[0] == pytest.approx(float(values.max()), rel=1e-3)  # solved with others, to a residual
+    assert run.has(DAMPING_GRID) == (method == "arnoldi")  # a system for every example and damping takes too long
 
 
 def test_a_method_without_a_damping_is_checked_and_left_as_it_is(tmp_path: Path) -> None:
