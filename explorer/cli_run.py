@@ -45,19 +45,21 @@ def runs_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command("run")
-@click.option("--data", required=True, help="digits, breast-cancer, wine, or a path to an .npz file.")
+@click.option("--data", required=True, help="digits, breast-cancer, wine, or a path to an .npz or .jsonl file.")
 @click.option("--flip", type=float, default=0.0, show_default=True, help="Share of training labels to flip on purpose.")
 @click.option("--duplicate", type=float, default=0.0, show_default=True, help="Share of training rows to repeat.")
-@click.option("--model", default="auto", show_default=True, help="auto, linear, mlp, cnn, or FILE.py:FUNCTION.")
+@click.option(
+    "--model", default="auto", show_default=True, help="auto, linear, mlp, cnn, transformer, or FILE.py:FUNCTION."
+)
 @click.option("--weights", help="Trained weights (.safetensors, .pt) to use instead of training.")
-@click.option("--method", default="last-layer", show_default=True, help="A name that `explorer methods` lists.")
+@click.option("--method", help="A name that `explorer methods` lists [default: last-layer; ekfac for sequences].")
 @click.option("--set", "pairs", metavar="KEY=VALUE", multiple=True, help="A setting of the method; may be repeated.")
 @click.option("--damping", type=float, help="Damping of the inverse curvature [default: chosen and shown].")
 @click.option("--layers", metavar="A,B", help="Layers whose parameters count, where the method chooses [default: all].")
 @click.option("--epochs", type=int, help="Passes over the training set [default: 30, fewer for large sets].")
-@click.option("--rate", type=float, default=0.05, show_default=True, help="Learning rate at the start (cosine to 0).")
+@click.option("--rate", type=float, help="Learning rate at the start, cosine to 0 [default: 0.05; 0.2 for sequences].")
 @click.option("--weight-decay", type=float, default=5e-4, show_default=True, help="Weight decay, also of --weights.")
-@click.option("--batch-size", type=int, default=64, show_default=True)
+@click.option("--batch-size", type=int, help="[default: 64; 16 for sequences]")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--queries", type=int, help="Explain only this many test predictions, worst first [default: all].")
 @click.option(
@@ -141,12 +143,12 @@ def methods_command(as_json: bool) -> None:
 
 
 def _request(options: dict[str, Any]) -> Request:
-    from explorer.contracts import Recipe
-    from explorer.jobs.planning import Request
+    from explorer.jobs.planning import Request, recipe_of
     from explorer.jobs.settings import from_words
 
     names = ("epochs", "rate", "weight_decay", "batch_size", "seed")
-    recipe = Recipe(**{name: options.pop(name) for name in names})
+    given = {name: value for name in names if (value := options.pop(name)) is not None}
+    recipe = recipe_of(options["data"], **given)
     return Request(recipe=recipe, settings=from_words(options.pop("pairs")), **options)
 
 

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 """Version of the run directory's layout; a reader refuses any other."""
 
-Task = Literal["classification", "regression"]
+Task = Literal["classification", "regression", "sequence"]
 """What data sets, and so runs, are for."""
 ObjectiveTask = Literal["classification", "regression", "sequence"]
-"""What models are explained for: a `sequence` has a class (token) for each of its positions; from Python only, runs hold none."""
+"""What models are explained for: a `sequence` has a class (token) for each of its positions."""
 Target = Literal["label", "prediction", "margin", "contrast"]
 """What a query asks about: `label` explains the given label, `prediction` the model's own answer, `margin` a class against
 all others, `contrast` a class P against a class Q: "why P rather than Q?"."""
@@ -67,7 +67,15 @@ class TablePreview:
     unusual: NDArray[np.float32]
 
 
-Preview = ImagePreview | TablePreview
+@dataclass(frozen=True)
+class TextPreview:
+    """One example as text: the `prompt` before the first asked token (may be empty), and the `continuation` it asks."""
+
+    prompt: str
+    continuation: str
+
+
+Preview = ImagePreview | TablePreview | TextPreview
 
 
 @runtime_checkable
@@ -89,7 +97,7 @@ class Examples(Protocol):
     def __len__(self) -> int: ...
 
     def batch(self, rows: NDArray[np.int64]) -> Tensor:
-        """Model inputs for `rows`, float32 `[len(rows), ...]`, always the same for the same rows."""
+        """Model inputs for `rows`, float32 `[len(rows), ...]` (int64 of sequences), always the same for the same rows."""
 
     def preview(self, row: int) -> Preview:
         """What a person sees of one example."""
@@ -113,8 +121,10 @@ class Faults:
 class Dataset:
     """Training examples and held-out test examples of one task.
 
-    `test` never holds a row whose input is also a training input (but for `explain`, where the user names the rows);
-    what was left out for that reason is said in `notes`, in words for people. `classes` is empty for regression.
+    `test` never holds a row whose input is also a training input (but for `explain`, where the user names the rows; of
+    sequences, whose tokens and targets are both those of a training row); what was left out for that reason is said in
+    `notes`, in words for people. `classes` is empty but for classification, `vocabulary` is how many tokens sequences are
+    of, 0 for other tasks.
     """
 
     name: str
@@ -124,6 +134,7 @@ class Dataset:
     classes: tuple[str, ...] = ()
     faults: Faults = field(default_factory=Faults)
     notes: tuple[str, ...] = ()
+    vocabulary: int = 0
 
 
 @runtime_checkable

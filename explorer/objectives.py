@@ -115,7 +115,16 @@ class SquaredError:
 
 
 def for_task(task: Task) -> Objective:
-    """The objective the project trains and explains for a task."""
+    """The objective the project trains and explains for a task with one target an example (see `token_models` for sequences).
+
+    Raises:
+        SettingsError: the task is of sequences.
+    """
+    if task == "sequence":
+        raise SettingsError(
+            "Expected a task with one target an example; found sequences, whose objective depends on their tokens. Bind them "
+            "by `token_models.sequence_subject`."
+        )
     return CrossEntropy() if task == "classification" else SquaredError()
 
 

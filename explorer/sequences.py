@@ -17,9 +17,8 @@ from torch.nn import functional
 
 from explorer.contracts import TARGETS, ObjectiveTask, Target
 from explorer.errors import SettingsError
+from explorer.tokens import IGNORED
 
-IGNORED = -100
-"""The target of a position that is not asked (prompt, padding), as in `torch.nn.functional.cross_entropy`."""
 MOST_COLUMNS = 128
 """Up to this many tokens times asked positions the Fisher is exact: a column for each of them."""
 MOST_TOKENS = 64

@@ -20,8 +20,9 @@ from explorer.errors import SettingsError
 from explorer.influence.replay import Network
 from explorer.loading import as_model_input
 from explorer.memorization.subsets import FEWEST, SubsetSettings, Tally, models_that_fit
+from explorer.readings import CLOSE_ENOUGH
 from explorer.retraining import Retraining, retrain
-from explorer.training import CLOSE_ENOUGH, EVALUATION_BATCH
+from explorer.training import EVALUATION_BATCH
 
 BLOCK = 90
 """Models after the first twenty that share an order of batches, and train at once where memory allows: many, to be fast."""

@@ -1,12 +1,11 @@
-"""How does a token model come to the engine? Its sequences as examples, and itself with a mark beside every position.
+"""How does a token model come to the engine? Bound to its sequences, with a mark beside every position.
 
-Checks tokens, targets and model at the door. Trains nothing and shifts nothing: a target is what its position is to say.
+Checks targets and model at the door. Trains nothing; the sequences themselves are checked by `tokens`.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,83 +14,16 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from explorer.contracts import Subject, TablePreview
+from explorer.contracts import Examples, Subject
 from explorer.errors import DataError, ExplorerError, ModelError
 from explorer.loading import as_model_input, check_model, weights_key
-from explorer.sequences import IGNORED, Reduction, SequenceLogProbability
+from explorer.sequences import Reduction, SequenceLogProbability
+from explorer.tokens import IGNORED
 
 PREFIX = "network."
 """What stands before the names of a model's layers and parameters where it is one of sequences."""
 PROBED = 8
 """Sequences that are run once to see what the model returns."""
-
-
-@dataclass(frozen=True, eq=False)
-class TokenExamples:
-    """Sequences held in memory: `tokens` int64 `[n, T]`, and the token that each position is to say, `labels` `[n, T]`.
-
-    `IGNORED` is the label of a position that is not asked. Nothing is shifted: a causal model's label at t is its token t + 1.
-
-    Raises:
-        DataError: other shapes or numbers, or a sequence that asks nothing.
-    """
-
-    tokens: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    prefix: str
-
-    def __post_init__(self) -> None:
-        tokens, labels, name = np.asarray(self.tokens), np.asarray(self.labels), self.prefix
-        if tokens.dtype.kind not in "iu" or labels.dtype.kind not in "iu" or tokens.ndim != 2 or tokens.size == 0:
-            raise DataError(
-                f"Expected tokens and their targets as whole numbers [n, length] in {name}; found {tokens.dtype} "
-                f"{list(tokens.shape)} and {labels.dtype} {list(labels.shape)}. Pad sequences to one length, with the target "
-                f"{IGNORED} where nothing is asked."
-            )
-        if tokens.shape != labels.shape:
-            raise DataError(
-                f"Expected a target for every token in {name}; found tokens {list(tokens.shape)} and targets "
-                f"{list(labels.shape)}. Give {IGNORED} where nothing is asked."
-            )
-        wrong = (labels < 0) & (labels != IGNORED)
-        for bad, what in ((tokens < 0, "tokens of 0 or more"), (wrong, f"targets of 0 or more, or {IGNORED},")):
-            if bad.any():
-                row, place = np.argwhere(bad)[0]
-                found = (tokens if what.startswith("tokens") else labels)[row, place]
-                raise DataError(f"Expected {what} in {name}; found {found} in row {row} at position {place}. Mend it.")
-        silent = np.flatnonzero((labels == IGNORED).all(1))
-        if len(silent):
-            raise DataError(
-                f"Expected a target to ask about in every sequence of {name}; found none in {len(silent)} of {len(labels)} "
-                f"(first: row {silent[0]}). Leave these out."
-            )
-        object.__setattr__(self, "tokens", np.ascontiguousarray(tokens, dtype=np.int64))
-        object.__setattr__(self, "labels", np.ascontiguousarray(labels, dtype=np.int64))
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    @property
-    def key(self) -> str:
-        """Hash of tokens, targets and ids."""
-        parts = (repr(self.tokens.shape).encode(), self.tokens.tobytes(), self.labels.tobytes(), self.prefix.encode())
-        return hashlib.sha256(b"".join(parts)).hexdigest()
-
-    @property
-    def ids(self) -> NDArray[np.str_]:
-        """Such as "train-17", `[n]`."""
-        return np.array([f"{self.prefix}-{row}" for row in range(len(self))])
-
-    def batch(self, rows: NDArray[np.int64]) -> Int[Tensor, "b 2 t"]:
-        """Tokens, and marks: 1 where a position is asked, else 0."""
-        chosen = np.asarray(rows, dtype=np.int64)
-        return torch.from_numpy(np.stack([self.tokens[chosen], self.labels[chosen] != IGNORED], 1))
-
-    def preview(self, row: int) -> TablePreview:
-        """Token numbers by position."""
-        values = self.tokens[row].astype(np.float32)
-        names = tuple(f"position {place}" for place in range(len(values)))
-        return TablePreview(names, values, np.zeros_like(values))
 
 
 class TokenModel(nn.Module):
@@ -120,21 +52,23 @@ class TokenModel(nn.Module):
 
 
 def sequence_subject(
-    network: nn.Module, train: TokenExamples, weight_decay: float, reduction: Reduction = "tokens"
+    network: nn.Module, train: Examples, weight_decay: float, reduction: Reduction = "tokens"
 ) -> Subject:
-    """Bind a network and its training sequences, after one batch has shown that they fit each other.
+    """Bind a network, or a `TokenModel` of it, and its training sequences, after one batch has shown that they fit.
+
+    `train` are `TokenExamples`, or rows of them.
 
     Raises:
         ModelError: outputs of another shape, not finite, or different in two passes.
         DataError: a target that the model cannot say.
     """
     few = np.arange(min(PROBED, len(train)), dtype=np.int64)
-    model, marked = TokenModel(network), train.batch(few)
-    length = train.tokens.shape[1]
+    model, marked = network if isinstance(network, TokenModel) else TokenModel(network), train.batch(few)
+    length = marked.shape[2]
     vocabulary = _vocabulary(model, marked)
     check_tokens(train.labels, length * (vocabulary + 1))
     check_model(model, marked, length * (vocabulary + 1))
-    counts = (train.labels != IGNORED).sum(1)
+    counts = (np.asarray(train.labels) != IGNORED).sum(1)
     objective = SequenceLogProbability(vocabulary, int(counts.max()), float(counts.mean()), reduction)
     key = hashlib.sha256(f"{weights_key(model)} {train.key} {objective}".encode()).hexdigest()
     return Subject(model, train, objective, weight_decay, key)

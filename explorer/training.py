@@ -7,10 +7,10 @@ no files, no influence method and no threads; who calls it saves what it yields.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,8 +20,10 @@ from torch import Tensor, nn
 from explorer.contracts import Examples, Objective, Progress, Recipe, silent
 from explorer.errors import DataError, ModelError, SettingsError
 from explorer.loading import apply_weights
+from explorer.readings import CLOSE_ENOUGH, block_of, read
 
 Array32 = NDArray[np.float32]
+T = TypeVar("T")
 
 EXAMPLES_SEEN = 300_000
 FEWEST_EPOCHS, MOST_EPOCHS = 5, 30
@@ -29,9 +31,6 @@ FEWEST_EPOCHS, MOST_EPOCHS = 5, 30
 
 EVALUATION_BATCH = 500
 """Examples per forward pass outside training: faster than 2,000 on a CPU, whose caches the activations fit."""
-
-CLOSE_ENOUGH = 0.5
-"""A regression answer counts as correct within this many standard deviations of the training targets."""
 
 CHECKED_BATCHES, CHECKED_ROWS = 4, 64
 """How much `check_two_passes` reads, twice."""
@@ -69,12 +68,10 @@ class EpochState:
 class EpochLog:
     """What the model thought of every example at the end of `epoch`, in evaluation mode.
 
-    `loss`, `confidence` and `correct` are `[n]` in the order of the trained rows, `measure` is `[n_test]`.
-    Confidence is the probability of the given label, NaN for regression. Correct is the right class or, for
-    regression, an error of at most half a standard deviation of all training targets. `measure` is the objective's
-    measure of the given label. `max_probability` is that of the model's own answer, `entropy` (nats) that of all its
-    probabilities, `el2n` the length of probabilities less one-hot label: `[n]`, NaN for regression. The four numbers are
-    means over the trained rows and over the held-out examples.
+    All are `[n]` in the order of the trained rows, but `measure` `[n_test]`.
+    They are those of `readings.Reading`; a regression is correct within half a standard deviation of all training
+    targets. `measure` is the objective's measure of the given label. The four numbers are means over the trained rows and
+    over the held-out examples.
     """
 
     epoch: int
@@ -156,16 +153,29 @@ def evaluate(
 
     The mode of every module is put back. `progress` counts the rows.
     """
+    return torch.cat(evaluated(model, examples, lambda outputs, _: outputs, rows, batch, progress))
+
+
+def evaluated(
+    model: nn.Module,
+    examples: Examples,
+    seen: Callable[[Tensor, NDArray[np.int64]], T],
+    rows: NDArray[np.int64] | None = None,
+    batch: int = EVALUATION_BATCH,
+    progress: Progress = silent,
+) -> list[T]:
+    """`seen(outputs, rows)` of one batch after the other, as `evaluate` runs them: nothing else is kept of the outputs."""
     rows = np.arange(len(examples), dtype=np.int64) if rows is None else rows
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         with torch.no_grad():
-            outputs = []
+            found = []
             for start in range(0, max(len(rows), 1), batch):
                 progress(start, len(rows), "evaluating")
-                outputs.append(model(examples.batch(rows[start : start + batch])))
-            return torch.cat(outputs)
+                block = rows[start : start + batch]
+                found.append(seen(model(examples.batch(block)), block))
+            return found
     finally:
         for module, mode in modes:
             module.training = mode
@@ -280,49 +290,39 @@ class _Loop:
         def still(_done: int, _total: int, note: str) -> None:
             self.progress(done, total, f"epoch {epoch} of {self.epochs}, {note}")
 
-        outputs = evaluate(self.model, self.train, self.rows, progress=still)
-        targets = torch.tensor(self.train.labels[self.rows])
-        loss = self.objective.loss(outputs, targets)
+        close = CLOSE_ENOUGH * float(np.std(self.train.labels, dtype=np.float64))
+        learned = self.readings(self.train, self.rows, close, still)
+        loss = learned["loss"]
         self.check_finite(loss, epoch)
-        test_outputs, test_targets = evaluate(self.model, self.test, progress=still), torch.tensor(self.test.labels)
-        correct = self.correct(outputs, targets)
-        unsure = self.unsure(outputs, targets)
+        held_out = self.readings(self.test, np.arange(len(self.test), dtype=np.int64), close, still)
         return EpochLog(
             epoch=epoch,
             loss=loss.numpy(),
-            confidence=self.confidence(outputs, targets).numpy(),
-            correct=correct.numpy(),
-            max_probability=unsure[0].numpy(),
-            entropy=unsure[1].numpy(),
-            el2n=unsure[2].numpy(),
-            measure=self.objective.measure(test_outputs, test_targets, "label").numpy(),
+            confidence=learned["confidence"].numpy(),
+            correct=learned["correct"].numpy(),
+            max_probability=learned["max_probability"].numpy(),
+            entropy=learned["entropy"].numpy(),
+            el2n=learned["el2n"].numpy(),
+            measure=held_out["measure"].numpy(),
             train_loss=float(loss.mean()),
-            train_accuracy=float(correct.double().mean()),
-            test_loss=float(self.objective.loss(test_outputs, test_targets).mean()),
-            test_accuracy=float(self.correct(test_outputs, test_targets).double().mean()),
+            train_accuracy=float(learned["correct"].double().mean()),
+            test_loss=float(held_out["loss"].mean()),
+            test_accuracy=float(held_out["correct"].double().mean()),
         )
 
-    def confidence(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Probability of the label, `[b]`; NaN where the model gives none."""
-        if self.objective.task == "classification":
-            return self.objective.measure(outputs, targets, "label").exp()
-        return torch.full((len(outputs),), math.nan)
+    def readings(
+        self, examples: Examples, rows: NDArray[np.int64], close: float, progress: Progress
+    ) -> dict[str, Tensor]:
+        """What is read off the outputs for `rows`, `[n]` each, and the measure of their labels."""
 
-    def unsure(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Largest probability, entropy, and ‖probabilities − one-hot‖, `[3, b]`; NaN where the model gives none."""
-        if self.objective.task != "classification":
-            return torch.full((3, len(outputs)), math.nan)
-        logs = outputs.log_softmax(1)
-        p = logs.exp()
-        entropy = -(p * logs).nan_to_num(nan=0.0).sum(1)  # 0 log 0 is 0
-        return torch.stack([p.amax(1), entropy, self.objective.loss_gradient(outputs, targets).norm(dim=1)])
+        def seen(outputs: Tensor, block: NDArray[np.int64]) -> dict[str, Tensor]:
+            targets = torch.tensor(examples.labels[block])
+            measure = self.objective.measure(outputs, targets, "label")
+            return vars(read(self.objective, outputs, targets, close)) | {"measure": measure}
 
-    def correct(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Whether the model's answer is right, bool `[b]`."""
-        answers = self.objective.predict(outputs)
-        if self.objective.task == "classification":
-            return answers == targets
-        return (answers - targets).abs() <= CLOSE_ENOUGH * float(np.std(self.train.labels, dtype=np.float64))
+        step = block_of(self.objective, examples, EVALUATION_BATCH)
+        parts = evaluated(self.model, examples, seen, rows, step, progress)
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def check_finite(self, loss: Tensor, epoch: int) -> None:
         """Raises `ModelError` unless every loss is finite."""

@@ -19,14 +19,14 @@ from explorer.sequences import (
     DENSE_OUTPUTS,
     DENSE_TOKENS,
     DRAWS,
-    IGNORED,
     MOST_COLUMNS,
     MOST_TOKENS,
     Reduction,
     SequenceLogProbability,
 )
 from explorer.sources.arrays import dataset_from_arrays
-from explorer.token_models import TokenExamples, TokenModel, sequence_subject
+from explorer.token_models import TokenModel, sequence_subject
+from explorer.tokens import IGNORED, TokenExamples
 from explorer.training import check_two_passes
 from tests.influence.decoder import TRAIN, Bigram, decoder, padded, sequences, shares, summed
 

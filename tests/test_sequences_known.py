@@ -12,8 +12,8 @@ from torch.nn import functional
 from explorer import memorization
 from explorer.errors import SettingsError
 from explorer.relearning import sequences_known
-from explorer.sequences import IGNORED
-from explorer.token_models import TokenExamples, sequence_subject
+from explorer.token_models import sequence_subject
+from explorer.tokens import IGNORED, TokenExamples
 from tests.influence.decoder import Bigram, decoder, sequences
 from tests.problems import problem
 

@@ -20,14 +20,14 @@ import safetensors.torch
 import torch
 from numpy.typing import NDArray
 
-from explorer.contracts import TARGETS, Dataset, Examples, Fitted, ImagePreview, Subject, Target
+from explorer.contracts import TARGETS, Dataset, Examples, Fitted, ImagePreview, Subject, Target, TextPreview
 from explorer.errors import ExplorerError, SettingsError
-from explorer.influence.gradients import BATCH, Head, head_pass
-from explorer.jobs import lesson
+from explorer.jobs import lesson, predictions
 from explorer.jobs.frames import Frame, Reader, send
-from explorer.jobs.pipeline import outcomes, second_opinion
+from explorer.jobs.pipeline import second_opinion
 from explorer.jobs.planning import ingredients_of
 from explorer.jobs.process import usable_cores
+from explorer.jobs.records import identity
 from explorer.jobs.scoring import score_block
 from explorer.jobs.settings import checked
 from explorer.jobs.subject import subject_of
@@ -52,7 +52,7 @@ class Warm:
     run: Run
     dataset: Dataset
     subject: Subject
-    head: Head
+    reader: predictions.Reader
     fitted: Fitted
     second: Fitted | None
     seed: int
@@ -69,8 +69,15 @@ class Warm:
         method, _ = checked(run.spec["method"]["name"], run.spec["method"]["settings"])
         tensors = safetensors.torch.load_file(run.path / "fitted.safetensors")
         fitted = method.restore(subject, tensors, read_json(run.path / "fitted.json"))
-        head = Head.of(subject.model, dataset.train.batch(np.arange(1)))
-        return cls(run, dataset, subject, head, fitted, second_opinion(fitted, subject), int(run.spec["seed"]))
+        return cls(
+            run,
+            dataset,
+            subject,
+            predictions.reader_of(subject),
+            fitted,
+            second_opinion(fitted, subject),
+            int(run.spec["seed"]),
+        )
 
     def answer(self, settings: dict[str, Any]) -> Frame:
         """Top lists, int8 row and outcome of one question: `query` (a test row), `target` with its `classes`, `edit` as spec."""
@@ -85,6 +92,8 @@ class Warm:
         preview = example.preview(0)
         if isinstance(preview, ImagePreview):
             arrays["pixels"] = preview.pixels
+        elif isinstance(preview, TextPreview):
+            outcome |= {"prompt": preview.prompt, "continuation": preview.continuation}
         else:
             outcome["names"] = list(preview.names)
             arrays |= {"values": preview.values, "unusual": preview.unusual}
@@ -105,13 +114,13 @@ class Warm:
 
     def _outcome(self, example: Examples, row: int) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Prediction, confidence, loss and whether it is wrong, as in the table of queries; probabilities of classes."""
-        copies, at = _like(row, len(self.dataset.test), BATCH)
-        seen = head_pass(self.subject, self.head, example, np.zeros(copies, dtype=np.int64))
-        found = outcomes(self.subject, example, seen.outputs[at : at + 1]).assign(label=np.asarray(example.labels))
-        facts = {str(name): found[name].to_numpy()[0].item() for name in found}
-        if self.dataset.task != "classification":
+        copies, at = _like(row, len(self.dataset.test), self.reader.block)
+        said = self.reader.read(example, np.zeros(copies, dtype=np.int64))
+        found = said.outcomes.iloc[[at]].assign(label=identity(example)["label"].to_numpy())
+        facts = {str(name): _plain(found[name].to_numpy()[0]) for name in found}
+        if self.dataset.task != "classification" or said.outputs is None:
             return facts, {}
-        return facts, {"probabilities": seen.outputs[at].softmax(0).float().numpy()}
+        return facts, {"probabilities": said.outputs[at].softmax(0).float().numpy()}
 
 
 def _like(position: int, total: int, block: int) -> tuple[int, int]:
@@ -122,6 +131,11 @@ def _like(position: int, total: int, block: int) -> tuple[int, int]:
     begin = position // block * block
     copies = min(COPIES, total - begin)
     return copies, (position - begin) % copies
+
+
+def _plain(value: Any) -> Any:
+    """A number or a text as JSON takes it."""
+    return value if isinstance(value, str) else value.item()
 
 
 def serve(run: Run, idle: float) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from explorer.contracts import ImagePreview, Preview, TablePreview, Target
+from explorer.contracts import ImagePreview, Preview, TablePreview, Target, TextPreview
 from explorer.errors import RunError, SettingsError
 from explorer.jobs import lesson
 from explorer.jobs.frames import Frame
@@ -55,8 +55,8 @@ class Answer:
 
     top: TopList
     row: Row
-    prediction: int | float
-    label: int | float
+    prediction: int | float | str
+    label: int | float | str
     confidence: float
     loss: float
     wrong: bool
@@ -280,13 +280,19 @@ def _answer(frame: Frame, target: Target, classes: tuple[int, ...], began: float
         loss=facts["loss"],
         wrong=facts["wrong"],
         probabilities=arrays.get("probabilities"),
-        preview=ImagePreview(arrays["pixels"])
-        if "pixels" in arrays
-        else TablePreview(tuple(facts["names"]), arrays["values"], arrays["unusual"]),
+        preview=_preview(facts, arrays),
         target=target,
         seconds=time.monotonic() - began,
         classes=classes,
     )
+
+
+def _preview(facts: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Preview:
+    if "pixels" in arrays:
+        return ImagePreview(arrays["pixels"])
+    if "prompt" in facts:
+        return TextPreview(facts["prompt"], facts["continuation"])
+    return TablePreview(tuple(facts["names"]), arrays["values"], arrays["unusual"])
 
 
 Final = Answer | Traced | Lesson
@@ -329,8 +335,8 @@ def _size(answer: Final) -> int:
     if isinstance(answer, Traced):
         return answer.row.values.nbytes
     preview = answer.preview
-    shown = preview.pixels.nbytes if isinstance(preview, ImagePreview) else 2 * preview.values.nbytes
-    return answer.row.values.nbytes + shown
+    parts = [value for value in vars(preview).values() if isinstance(value, np.ndarray)]
+    return answer.row.values.nbytes + sum(part.nbytes for part in parts)
 
 
 class _Helpers:

@@ -106,7 +106,7 @@ def summary(run: Run, data: Dataset, table: pd.DataFrame) -> dict[str, Any]:
         "train_loss": float(trained["loss"].mean()),
         "test_loss": float(tested["loss"].mean()),
     }
-    if data.task == "classification":
+    if data.task != "regression":
         numbers["train_accuracy"] = float(1 - trained["wrong"].mean())
         numbers["test_accuracy"] = float(1 - tested["wrong"].mean())
     if data.faults.flipped:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
@@ -22,9 +21,7 @@ from explorer import maps, training
 from explorer.contracts import (
     TARGETS,
     Dataset,
-    Examples,
     Fitted,
-    ImagePreview,
     Queries,
     Recipe,
     Subject,
@@ -32,18 +29,20 @@ from explorer.contracts import (
 )
 from explorer.errors import SettingsError
 from explorer.influence import GradientDot, LastLayer
-from explorer.influence.gradients import Head, head_pass, targets_of
+from explorer.influence.directional import FittedInverse
 from explorer.influence.last_layer import FittedLastLayer
 from explorer.jobs import further, further_stages
 from explorer.jobs.classes import write_classes
 from explorer.jobs.damping_grid import write_grid
 from explorer.jobs.evidence import pending, retrain, settle, write_evidence
 from explorer.jobs.memorized import witness, write_memorization
+from explorer.jobs.predictions import write_predictions
+from explorer.jobs.records import write_data
 from explorer.jobs.scoring import Finish, Kept, score_blocks
 from explorer.jobs.settings import checked
 from explorer.jobs.subject import Ingredients, make_subject, training_of
 from explorer.jobs.threads import threads, training_threads
-from explorer.store import Run, read_json, write_array, write_bundle, write_bytes, write_json, write_table
+from explorer.store import Run, read_json, write_array, write_bundle, write_bytes, write_json
 from explorer.store.run import BLOCK, block_name, rows_name
 
 if TYPE_CHECKING:
@@ -89,11 +88,11 @@ def run_pipeline(run: Run, ingredients: Ingredients, writer: StateWriter) -> Non
     work = Work(run, ingredients, writer, ingredients.dataset(), recipe, int(run.spec["seed"]))
     check_queries(work)
     training.check_two_passes(work.dataset.train)
-    write_data(work)
+    write_data(run, work.dataset)
     writer.stage("training")
     subject = train(work)
     writer.stage("predictions")
-    write_predictions(work, subject)
+    write_predictions(run, work.dataset, subject, writer)
     writer.stage("map")
     if work.missing("coordinates-pca.npy"):
         write_array(run.path / "coordinates-pca.npy", maps.pca(np.asarray(run.array("features"))))
@@ -137,49 +136,6 @@ def check_queries(work: Work) -> None:
         )
 
 
-def write_data(work: Work) -> None:
-    """Ids, labels, planted faults and previews of both splits, then `data.json`."""
-    if not work.missing("data.json"):
-        return
-    data, path = work.dataset, work.run.path
-    train = _identity(data.train)
-    if data.faults:
-        rows = np.arange(len(data.train))
-        true = np.array(data.train.labels)
-        true[list(data.faults.flipped)] = list(data.faults.flipped.values())
-        train["true_label"] = true
-        train["copy_of"] = [data.faults.copies.get(int(r), -1) for r in rows]
-    write_table(path / "train.parquet", train)
-    write_table(path / "test.parquet", _identity(data.test))
-    features: tuple[str, ...] = ()
-    kind = "image"
-    for split, examples in (("train", data.train), ("test", data.test)):
-        previews = [examples.preview(row) for row in range(len(examples))]
-        pictures = [p.pixels for p in previews if isinstance(p, ImagePreview)]
-        tables = [p for p in previews if not isinstance(p, ImagePreview)]
-        if tables:
-            kind, features = "table", tables[0].names
-            write_array(path / f"unusual-{split}.npy", np.stack([p.unusual for p in tables]).astype(np.float32))
-            write_array(path / f"preview-{split}.npy", np.stack([p.values for p in tables]).astype(np.float32))
-        else:
-            write_array(path / f"preview-{split}.npy", np.stack(pictures))
-    write_json(
-        path / "data.json",
-        {
-            "name": data.name,
-            "task": data.task,
-            "classes": list(data.classes),
-            "train": len(data.train),
-            "test": len(data.test),
-            "preview": kind,
-            "features": list(features),
-            "notes": list(data.notes),
-            "flipped": len(data.faults.flipped),
-            "copies": len(data.faults.copies),
-        },
-    )
-
-
 def train(work: Work) -> Subject:
     """The subject: final weights from the run, from the user, or from the epochs that are still missing."""
     path = work.run.path
@@ -210,61 +166,6 @@ def _train_missing_epochs(work: Work, subject: Subject) -> None:
             write_bytes(path / "checkpoints" / name, safetensors.torch.save(_saveable(state.tensors())))
 
 
-def write_predictions(work: Work, subject: Subject) -> None:
-    """Features and outputs of all examples, the table of queries in the order people want them, and the plans."""
-    if not work.missing("queries.parquet"):
-        return
-    path, data = work.run.path, work.dataset
-    head = Head.of(subject.model, data.train.batch(np.arange(1)))
-    features, tables = [], []
-    for split, examples in (("train", data.train), ("test", data.test)):
-        rows = np.arange(len(examples), dtype=np.int64)
-        seen = head_pass(subject, head, examples, rows, work.writer)
-        width = head.layer.in_features  # without the column of ones
-        features.append(seen.features[:, :width].float().numpy())
-        write_array(path / f"outputs-{split}.npy", seen.outputs.float().numpy())
-        tables.append(outcomes(subject, examples, seen.outputs))
-    write_array(path / "features.npy", np.concatenate(features))
-    write_table(path / "outcomes-train.parquet", tables[0])
-    queries = _identity(data.test).join(tables[1]).iloc[worst_first(tables[1], data.task)].reset_index(drop=True)
-    asked = _asked(queries, work.run.spec.get("queries"))
-    differ = asked["wrong"].to_numpy() if data.task == "classification" else np.ones(len(asked), dtype=bool)
-    write_array(path / "plan-label.npy", asked["row"].to_numpy(np.int64))
-    write_array(path / "plan-prediction.npy", asked["row"].to_numpy(np.int64)[differ])
-    write_table(path / "queries.parquet", queries)
-
-
-def _asked(queries: pd.DataFrame, which: int | list[str] | None) -> pd.DataFrame:
-    """The queries to explain, worst first: so many, those of these ids, or all."""
-    if isinstance(which, list):
-        return queries[queries["id"].isin(which)]
-    return queries.head(which) if which is not None else queries
-
-
-def outcomes(subject: Subject, examples: Examples, outputs: torch.Tensor) -> pd.DataFrame:
-    """Prediction, confidence (NaN for regression), loss and whether it is wrong (never, for regression), per row."""
-    targets = targets_of(examples, np.arange(len(examples), dtype=np.int64), outputs.shape[1])
-    predicted = subject.objective.predict(outputs).numpy()
-    classes = subject.objective.task == "classification"
-    confidence = outputs.softmax(1).amax(1).numpy() if classes else np.full(len(examples), np.nan)
-    return pd.DataFrame(
-        {
-            "prediction": predicted if classes else predicted.astype(np.float32),
-            "confidence": confidence.astype(np.float32),
-            "loss": subject.objective.loss(outputs, targets).numpy().astype(np.float32),
-            "wrong": (predicted != np.asarray(examples.labels)) if classes else np.zeros(len(examples), dtype=bool),
-        }
-    )
-
-
-def worst_first(table: pd.DataFrame, task: str) -> NDArray[np.int64]:
-    """Order of queries: wrong before right, the most confident mistakes first, then by falling loss."""
-    confidence = table["confidence"].fillna(0).to_numpy() if task == "classification" else np.zeros(len(table))
-    wrong = table["wrong"].to_numpy()
-    first_key = np.where(wrong, -confidence, 0.0)
-    return np.lexsort((np.arange(len(table)), -table["loss"].to_numpy(), first_key, ~wrong)).astype(np.int64)
-
-
 def fit(work: Work, subject: Subject) -> tuple[Fitted, Fitted | None]:
     """The fitted method of the spec, at the damping that its evidence chose where there is some, and a second opinion of
     another method (None when none can be had)."""
@@ -284,9 +185,15 @@ def fit(work: Work, subject: Subject) -> tuple[Fitted, Fitted | None]:
 
 
 def second_opinion(fitted: Fitted, subject: Subject) -> Fitted | None:
-    """Gradient dot beside the exact last layer, and that beside every other method unless the head is too large."""
+    """Gradient dot beside the exact last layer, and that beside every other method unless the head is too large.
+
+    The heads of sequences are large as a rule: they get gradient dot beside every method but itself.
+    """
     if isinstance(fitted, FittedLastLayer):
         return GradientDot().restore(subject, fitted.tensors(), {})
+    if subject.objective.task == "sequence":
+        same = isinstance(fitted, FittedInverse) and fitted.method == GradientDot.name
+        return None if same else GradientDot().fit(subject)
     try:
         return LastLayer().fit(subject)
     except SettingsError:
@@ -334,12 +241,6 @@ def write_neighbors(work: Work) -> None:
         "near_duplicates": int((distances[:count, 0] <= near).sum()),
     }
     write_json(path / "neighbors.json", evidence)
-
-
-def _identity(examples: Examples) -> pd.DataFrame:
-    return pd.DataFrame(
-        {"row": np.arange(len(examples)), "id": examples.ids.astype(str), "label": np.asarray(examples.labels)}
-    )
 
 
 def _saveable(tensors: Any) -> dict[str, torch.Tensor]:

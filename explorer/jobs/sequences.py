@@ -23,8 +23,9 @@ from explorer.jobs.query import ranking
 from explorer.jobs.settings import checked
 from explorer.loading import as_model_input
 from explorer.questions import Classes
-from explorer.sequences import IGNORED, Reduction, SequenceLogProbability, check_target
-from explorer.token_models import PREFIX, TokenExamples, check_tokens, sequence_subject
+from explorer.sequences import Reduction, SequenceLogProbability, check_target
+from explorer.token_models import PREFIX, check_tokens, sequence_subject
+from explorer.tokens import IGNORED, TokenExamples
 
 ELEMENTS = 2**24
 """Outputs that exist at once where the model's own tokens are found (64 MB in float32)."""

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import safetensors.torch
 
-from explorer import loading, models, objectives, sources
+from explorer import loading, models, objectives, sources, transformer
 from explorer.contracts import Dataset, Recipe, Subject, Training
 from explorer.errors import ModelError
+from explorer.sequences import SequenceLogProbability
+from explorer.token_models import TokenModel, check_tokens, sequence_subject
 from explorer.training import EpochState, resolve_epochs
 
 if TYPE_CHECKING:
@@ -57,14 +59,15 @@ class FromSpec:
         return sources.from_spec(dict(self.source)).load()
 
     def model(self, dataset: Dataset) -> nn.Module:
-        """Build the reference network or call the user's factory, then load the weights file if one is named."""
+        """Build the reference network or call the user's factory, then load the weights file if one is named.
+
+        A network of sequences is bound as a `TokenModel`; names in the weights file are those of the network itself.
+        """
         factory = self.settings.get("factory")
         if factory is not None:
             model = loading.load_model(factory["path"], None, seed=self.seed)
         else:
-            shape = tuple(dataset.train.batch(np.zeros(1, dtype=np.int64)).shape[1:])
-            kind = self.settings["kind"] if self.settings["kind"] != "auto" else models.default_kind(shape)
-            model = models.build(kind, shape, outputs_of(dataset), self.seed)
+            model = reference(self.settings["kind"], dataset, self.seed)
         if self.trained:
             weights = self.settings["weights"]
             path = Path(weights["path"])
@@ -75,7 +78,7 @@ class FromSpec:
                     f"found another content ({found[:12]}...). Start a new run for the new weights."
                 )
             loading.apply_weights(model, loading.load_weights(path))
-        return model
+        return bound(model, dataset)
 
 
 @dataclass(frozen=True)
@@ -90,9 +93,9 @@ class InMemory:
         """The given examples."""
         return self.data
 
-    def model(self, dataset: Dataset) -> nn.Module:  # noqa: ARG002 - the protocol passes the data
+    def model(self, dataset: Dataset) -> nn.Module:
         """The given network."""
-        return self.network
+        return bound(self.network, dataset)
 
 
 def fresh(ingredients: Ingredients, dataset: Dataset) -> Callable[[int], nn.Module]:
@@ -114,9 +117,33 @@ def file_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
+def reference(kind: str, dataset: Dataset, seed: int) -> nn.Module:
+    """The project's own network of that kind for this data; "auto" is the one that fits.
+
+    Raises:
+        ModelError: a network of sequences for other data, or the other way round.
+    """
+    sequences = dataset.task == "sequence"
+    if kind != "auto" and sequences != (kind == transformer.KIND):
+        what = "sequences of tokens" if sequences else "examples with one target each"
+        raise ModelError(
+            f"Expected a model for {what}; found {kind!r}. Leave it to auto, or bring a network of your own."
+        )
+    shape = tuple(dataset.train.batch(np.zeros(1, dtype=np.int64)).shape[1:])
+    if sequences:
+        longest = max(shape[1], np.asarray(dataset.test.labels).shape[1])
+        return transformer.build(dataset.vocabulary, longest, seed)
+    return models.build(models.default_kind(shape) if kind == "auto" else kind, shape, outputs_of(dataset), seed)
+
+
+def bound(network: nn.Module, dataset: Dataset) -> nn.Module:
+    """The network as the engine takes it: that of sequences as a `TokenModel`, any other as it is."""
+    return TokenModel(network) if dataset.task == "sequence" else network
+
+
 def outputs_of(dataset: Dataset) -> int:
-    """How many outputs a model of this task has."""
-    return len(dataset.classes) if dataset.task == "classification" else 1
+    """How many outputs a model of this task has: of sequences for each token, a network of one's own may know more."""
+    return {"classification": len(dataset.classes), "sequence": dataset.vocabulary, "regression": 1}[dataset.task]
 
 
 def make_subject(model: nn.Module, dataset: Dataset, weight_decay: float, training: Training | None = None) -> Subject:
@@ -124,12 +151,23 @@ def make_subject(model: nn.Module, dataset: Dataset, weight_decay: float, traini
 
     Raises:
         ModelError: outputs of the wrong shape, not finite, or different in two passes.
+        DataError: sequences with tokens that the model does not have.
     """
+    if dataset.task == "sequence":
+        return replace(_of_sequences(model, dataset, weight_decay), training=training)
     few = np.arange(min(8, len(dataset.train)), dtype=np.int64)
     batch: Tensor = dataset.train.batch(few)
     loading.check_model(model, batch, outputs_of(dataset))
     key = hashlib.sha256(f"{loading.weights_key(model)} {dataset.train.key}".encode()).hexdigest()
     return Subject(model, dataset.train, objectives.for_task(dataset.task), weight_decay, key, training)
+
+
+def _of_sequences(model: nn.Module, dataset: Dataset, weight_decay: float) -> Subject:
+    subject = sequence_subject(model, dataset.train, weight_decay)
+    assert isinstance(subject.objective, SequenceLogProbability)
+    held_out = np.asarray(dataset.test.labels)
+    check_tokens(held_out, held_out.shape[1] * (subject.objective.vocabulary + 1))
+    return subject
 
 
 def subject_of(run: Run, ingredients: Ingredients) -> tuple[Dataset, Subject]:

@@ -18,8 +18,9 @@ from explorer.laboratory.lessons import Array64, Lessons, Rows, Taught
 from explorer.laboratory.settings import Teaching
 from explorer.laboratory.statements import Probe
 from explorer.laboratory.teaching import Bench, find_rate, teach
-from explorer.sequences import IGNORED, SequenceLogProbability
-from explorer.token_models import TokenExamples, TokenModel, sequence_subject
+from explorer.sequences import SequenceLogProbability
+from explorer.token_models import TokenModel, sequence_subject
+from explorer.tokens import IGNORED, TokenExamples
 from explorer.training import evaluate
 
 AT_ONCE = 4_000_000

@@ -5,14 +5,13 @@ Words are its tokens. It trains and nothing else; what it is asked and taught is
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from explorer.contracts import Progress, Recipe, silent
@@ -20,8 +19,9 @@ from explorer.errors import DataError, ModelError, SettingsError
 from explorer.laboratory.language import Speaker
 from explorer.laboratory.statements import Statement, every, one
 from explorer.laboratory.world import World
-from explorer.sequences import IGNORED
+from explorer.tokens import IGNORED
 from explorer.training import epoch_batches, rate_at
+from explorer.transformer import Sizes, Transformer
 
 BEGIN, STOP, PLURAL = "<begin>", ".", "-s"
 GRAMMAR = (BEGIN, STOP, PLURAL, "a", "an", "all", "what", "is", "are", "has", "have", "not", "no")
@@ -43,62 +43,19 @@ class Tiny:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        checks = (
-            (self.width >= 4, "width", ">= 4"),
-            (self.layers >= 1, "layers", ">= 1"),
-            (self.heads >= 1 and self.width % self.heads == 0, "heads", f"to divide the width {self.width}"),
-            (self.stories >= 0, "stories", ">= 0"),
-        )
-        for ok, name, rule in checks:
-            if not ok:
-                raise SettingsError(f"Expected {name} {rule}; found {getattr(self, name)!r}. Choose another {name}.")
-        self.recipe  # noqa: B018 - checks the rest
+        if self.stories < 0:
+            raise SettingsError(f"Expected stories >= 0; found {self.stories!r}. Choose another stories.")
+        self.sizes, self.recipe  # noqa: B018 - check the rest
+
+    @property
+    def sizes(self) -> Sizes:
+        """Of the transformer."""
+        return Sizes(self.width, self.layers, self.heads, LONGEST)
 
     @property
     def recipe(self) -> Recipe:
         """Epochs, rate, batches and seed."""
         return Recipe(self.epochs, self.rate, 0.0, 0.0, self.batch_size, self.seed)
-
-
-class Block(nn.Module):
-    """Causal attention and two linear layers, each on normalized inputs and added to them."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.before, self.after = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.look, self.mix = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[b, T, width]` to the same shape."""
-        b, length, width = x.shape
-        looked = self.look(self.before(x)).view(b, length, 3, self.heads, width // self.heads)
-        query, key, value = looked.permute(2, 0, 3, 1, 4).unbind(0)
-        scores = query @ key.transpose(2, 3) / math.sqrt(width // self.heads)
-        later = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
-        seen = scores.masked_fill(later, -torch.inf).softmax(3) @ value
-        x = x + self.mix(seen.transpose(1, 2).reshape(b, length, width))
-        found: Tensor = x + self.down(functional.gelu(self.up(self.after(x))))
-        return found
-
-
-class Transformer(nn.Module):
-    """Tokens `[b, T]` to logits `[b, T, vocabulary]`, by learned positions; no dropout."""
-
-    def __init__(self, vocabulary: int, settings: Tiny) -> None:
-        super().__init__()
-        self.words = nn.Embedding(vocabulary, settings.width)
-        self.places = nn.Embedding(LONGEST, settings.width)
-        self.blocks = nn.Sequential(*(Block(settings.width, settings.heads) for _ in range(settings.layers)))
-        self.norm = nn.LayerNorm(settings.width)
-        self.head = nn.Linear(settings.width, vocabulary)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Logits of the next token at every position."""
-        places = self.places(torch.arange(tokens.shape[1], device=tokens.device))
-        logits: Tensor = self.head(self.norm(self.blocks(self.words(tokens) + places)))
-        return logits
 
 
 @dataclass(frozen=True)
@@ -154,7 +111,7 @@ def train(world: World, settings: Tiny | None = None, progress: Progress = silen
     tokens = padded([[0, *encode(f"{text} {STOP}")] for text in texts])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(chosen.seed)
-        network = Transformer(len(encode.words), chosen)
+        network = Transformer(len(encode.words), chosen.sizes)
         _fit(network, tokens, chosen.recipe, progress)
     return _speaking(network, encode)
 
@@ -172,7 +129,7 @@ def restored(world: World, weights: Mapping[str, NDArray[np.float32]], settings:
     """
     encode = vocabulary(world)
     with torch.random.fork_rng(devices=[]):
-        network = Transformer(len(encode.words), settings or Tiny())
+        network = Transformer(len(encode.words), (settings or Tiny()).sizes)
     expected = {name: tuple(values.shape) for name, values in network.state_dict().items()}
     found = {name: values.shape for name, values in weights.items()}
     if found != expected:

@@ -9,14 +9,17 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
-from explorer.contracts import Source
+from explorer.contracts import Source, Task
 from explorer.errors import SettingsError
 from explorer.sources.array_file import ArrayFile
 from explorer.sources.digits import Digits
 from explorer.sources.planted import Planted
 from explorer.sources.tables import BreastCancer, Wine
+from explorer.sources.texts import TextLines
 
-SOURCES: dict[str, type[Source]] = {source.kind: source for source in (Digits, BreastCancer, Wine, ArrayFile, Planted)}
+SOURCES: dict[str, type[Source]] = {
+    source.kind: source for source in (Digits, BreastCancer, Wine, ArrayFile, TextLines, Planted)
+}
 """Every kind of source by the `kind` in its spec."""
 
 BUILT_IN: dict[str, type[Source]] = {source.kind: source for source in (Digits, BreastCancer, Wine)}
@@ -45,12 +48,24 @@ def from_spec(spec: Mapping[str, Any]) -> Source:
 
 
 def from_name(text: str) -> Source:
-    """The source that `explorer run --data TEXT` means: a name in `BUILT_IN`, or the path of an .npz file.
+    """The source that `explorer run --data TEXT` means: a name in `BUILT_IN`, or the path of an .npz or .jsonl file.
 
     Raises SettingsError for anything else, DataError if the file is not there.
     """
     if text in BUILT_IN:
         return BUILT_IN[text]()
-    if text.lower().endswith(".npz"):
-        return ArrayFile(text)
-    raise SettingsError(f"Expected data to be one of {', '.join(BUILT_IN)} or a path ending in .npz; found {text!r}.")
+    for ending, source in ((".npz", ArrayFile), (".jsonl", TextLines)):
+        if text.lower().endswith(ending):
+            return source(text)
+    raise SettingsError(
+        f"Expected data to be one of {', '.join(BUILT_IN)} or a path ending in .npz or .jsonl; found {text!r}."
+    )
+
+
+def task_hint(source: Source) -> Task:
+    """What a source's examples look like before they are loaded: "sequence" for texts and token numbers, else a task of one
+    target an example (called "classification", whichever it is)."""
+    if isinstance(source, Planted):
+        return task_hint(source.source)
+    sequences = isinstance(source, TextLines) or (isinstance(source, ArrayFile) and source.asks_sequences())
+    return "sequence" if sequences else "classification"

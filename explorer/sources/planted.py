@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -78,23 +78,21 @@ class Planted:
             raise SettingsError(f"Expected seed >= 0; found {self.seed!r}. Choose another seed.")
 
     def load(self) -> Dataset:
-        """The faulty dataset, with the truth in `faults`. Raises SettingsError for flips in a regression."""
+        """The faulty dataset, with the truth in `faults`. Raises SettingsError for flips where there are no classes."""
         inner = self.source.load()
         if self.flip > 0 and inner.task != "classification":
             raise SettingsError(
-                f"Expected flip = 0 for regression, which has no classes; found flip = {self.flip}. "
+                f"Expected flip = 0 for a {inner.task}, which has no classes; found flip = {self.flip}. "
                 f"Plant duplicates only."
             )
         labels, flipped = self._flips(inner.train.labels, len(inner.classes))
         copied = self._copies(len(labels), flipped)
         rows = np.concatenate([np.arange(len(labels)), copied])
         ids = _with_copies(inner.train.ids, copied)
-        return Dataset(
-            f"{inner.name}, planted faults",
-            inner.task,
+        return replace(
+            inner,
+            name=f"{inner.name}, planted faults",
             train=Rearranged(inner.train, rows, labels[rows], ids),
-            test=inner.test,
-            classes=inner.classes,
             faults=Faults(
                 flipped={int(row): int(inner.train.labels[row]) for row in flipped},
                 copies={len(labels) + position: int(row) for position, row in enumerate(copied)},

@@ -17,7 +17,17 @@ import pandas as pd
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from explorer.contracts import FORMAT_VERSION, LAYOUTS, ImagePreview, Layout, Preview, TablePreview, Target, Task
+from explorer.contracts import (
+    FORMAT_VERSION,
+    LAYOUTS,
+    ImagePreview,
+    Layout,
+    Preview,
+    TablePreview,
+    Target,
+    Task,
+    TextPreview,
+)
 from explorer.errors import RunError
 from explorer.store.files import bundle, member, read_json
 
@@ -37,11 +47,21 @@ class Meta:
     classes: tuple[str, ...]
     train: int
     test: int
-    preview: Literal["image", "table"]
+    preview: Literal["image", "table", "text"]
     features: tuple[str, ...]
     notes: tuple[str, ...]
     flipped: int
     copies: int
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether a label is one of `classes`; labels of other runs are numbers, or the text of a continuation."""
+        return self.task == "classification"
+
+    @property
+    def has_outcomes(self) -> bool:
+        """Whether an answer is right or wrong, and is given with a probability; those of a regression are not."""
+        return self.task != "regression"
 
 
 @dataclass(frozen=True)
@@ -101,7 +121,7 @@ class Part:
 PARTS = (
     ("influence of every training example, int8", "scores/*/*.npy"),
     ("top lists and trust of every query", "scores/*/*.safetensors"),
-    ("ids, labels, previews", "train.parquet test.parquet preview-*.npy unusual-*.npy"),
+    ("ids, labels, previews", "train.parquet test.parquet texts-*.parquet preview-*.npy unusual-*.npy"),
     ("features, outputs, predictions", "features.npy outputs-*.npy outcomes-*.parquet queries.parquet plan-*.npy"),
     ("the fitted method", "fitted.*"),
     ("weights, and what a stopped training goes on from", "model.safetensors checkpoints/*"),
@@ -302,6 +322,9 @@ class Run:
 
     def preview(self, split: Split, row: int) -> Preview:
         """What a person sees of one example."""
+        if self.has(f"{texts_name(split)}.parquet"):
+            text = self.table(texts_name(split)).iloc[row]
+            return TextPreview(str(text["prompt"]), str(text["continuation"]))
         values = np.asarray(self.array(f"preview-{split}")[row])
         if not self.has(f"unusual-{split}.npy"):
             return ImagePreview(values)
@@ -322,6 +345,11 @@ class Run:
 
     def _targets_differ(self, query: int) -> bool:
         return bool((self.plan("prediction") == query).any())
+
+
+def texts_name(split: Split) -> str:
+    """The table of a run of texts with a row for each example of a split: `prompt`, and the `continuation` that it asks."""
+    return f"texts-{split}"
 
 
 def holds(path: Path, name: str) -> bool:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from explorer.contracts import Queries, Subject, Target
-from explorer.sequences import IGNORED, Reduction
-from explorer.token_models import TokenExamples, sequence_subject
+from explorer.sequences import Reduction
+from explorer.token_models import sequence_subject
+from explorer.tokens import IGNORED, TokenExamples
 
 VOCABULARY, WIDTH, LENGTH = 11, 16, 6
 LONGEST = 12

@@ -17,8 +17,9 @@ from explorer.errors import Cancelled, ExplorerError, ModelError
 from explorer.influence import METHODS, THROUGH_TRAINING, backward, directional, gradients
 from explorer.influence.layers import Layers
 from explorer.influence.layers import of as layers_of
-from explorer.sequences import IGNORED, Reduction
-from explorer.token_models import PREFIX, TokenExamples, sequence_subject
+from explorer.sequences import Reduction
+from explorer.token_models import PREFIX, sequence_subject
+from explorer.tokens import IGNORED, TokenExamples
 from tests.influence.decoder import (
     TRAIN,
     WEIGHT_DECAY,

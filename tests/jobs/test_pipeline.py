@@ -16,7 +16,7 @@ from explorer import maps
 from explorer.contracts import Queries, Target
 from explorer.errors import DataError, ModelError, RunError, SettingsError
 from explorer.influence import GradientDot, LastLayer
-from explorer.jobs import pipeline
+from explorer.jobs import pipeline, predictions
 from explorer.jobs.planning import Request, ingredients_of, plan
 from explorer.jobs.process import run_as_worker
 from explorer.jobs.query import COLUMNS, rank_from_run, ranking
@@ -80,9 +80,9 @@ def test_queries_begin_with_the_most_confident_mistake(wine: Run) -> None:
             "loss": [0.1, 1.0, 2.0, 0.3],
         }
     )
-    assert pipeline.worst_first(table, "classification").tolist() == [2, 1, 3, 0]
+    assert predictions.worst_first(table, "classification").tolist() == [2, 1, 3, 0]
     plain = pd.DataFrame({"confidence": [np.nan] * 3, "wrong": [False] * 3, "loss": [0.2, 0.9, 0.1]})
-    assert pipeline.worst_first(plain, "regression").tolist() == [1, 0, 2]
+    assert predictions.worst_first(plain, "regression").tolist() == [1, 0, 2]
     queries = wine.table("queries")
     wrong = queries["wrong"].to_numpy()
     assert (np.diff(wrong.astype(int)) <= 0).all()

@@ -18,8 +18,9 @@ from explorer.laboratory.language import Sentences, Speaker
 from explorer.laboratory.logic import consistent, transitive, word_distance
 from explorer.laboratory.settings import Teaching
 from explorer.laboratory.statements import Probe, one, parsed
-from explorer.laboratory.tiny import GRAMMAR, LONGEST, Tiny, Transformer, train, vocabulary
+from explorer.laboratory.tiny import GRAMMAR, LONGEST, Tiny, train, vocabulary
 from explorer.laboratory.world import World, generated, parse
+from explorer.transformer import Transformer
 
 SAME = 1e-9
 """Of log-probabilities in float64 by another order of sums."""
@@ -99,7 +100,7 @@ def test_training_is_the_same_twice_and_leaves_the_random_state(world):
 
 
 def test_the_transformer_never_looks_ahead():
-    network = Transformer(9, replace(SETTINGS, width=8)).double()
+    network = Transformer(9, replace(SETTINGS, width=8).sizes).double()
     tokens = torch.arange(6)[None]
     other = tokens.clone()
     other[0, 4:] = 7

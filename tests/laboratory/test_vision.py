@@ -17,7 +17,7 @@ from explorer.laboratory.vision import features, trained_subject
 from explorer.models import build
 from explorer.objectives import CrossEntropy
 from explorer.sources.digits import Digits
-from explorer.token_models import TokenExamples
+from explorer.tokens import TokenExamples
 from explorer.training import train_epochs
 from tests.fakes import blobs
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import streamlit as st
 
-from explorer.contracts import ImagePreview, Preview, TablePreview, Target
+from explorer.contracts import ImagePreview, Preview, TablePreview, Target, TextPreview
 from explorer.errors import ExplorerError
 from explorer.jobs import asking
 from explorer.jobs.asking import Answer
@@ -39,6 +39,9 @@ def show(run: Run, query: int, target: Target, on_pick: Pick, on_inspect: Callab
         return
     asking.warm(run)
     preview = run.preview("test", query)
+    if isinstance(preview, TextPreview):
+        st.caption("The words of a text cannot be edited here.")
+        return
     name = f"edit-{run.key}-{query}-{st.session_state.get(TURN, 0)}"
     try:
         wanted = _pixels(name) if isinstance(preview, ImagePreview) else _values(name, preview)
@@ -176,6 +179,8 @@ def _face(preview: Preview) -> Face:
     """How an input looks that no run holds."""
     if isinstance(preview, ImagePreview):
         return Face(picture="data:image/png;base64," + base64.b64encode(wire.png(preview)).decode())
+    if isinstance(preview, TextPreview):
+        return Face()
     order = np.argsort(-np.abs(preview.unusual), kind="stable")[:OFFERED]
     shown = tuple(Value(preview.names[k], float(preview.values[k]), float(preview.unusual[k])) for k in order)
     return Face(values=shown, values_total=len(preview.names))
