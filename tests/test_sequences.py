@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.utils.data import TensorDataset
 
 import explorer
-from explorer.contracts import Examples, Objective, TablePreview, Target
+from explorer.contracts import Examples, Objective, Target, TextPreview
 from explorer.errors import DataError, ExplorerError, ModelError, SettingsError
 from explorer.influence import METHODS, THROUGH_TRAINING
 from explorer.objectives import measure_unit
@@ -224,8 +224,10 @@ def test_examples_are_tokens_with_marks() -> None:
     assert (batch[:, 0].numpy() == tokens[[2, 0]]).all()
     assert (batch[:, 1].numpy() == (labels[[2, 0]] != IGNORED)).all()
     preview = examples.preview(1)
-    assert isinstance(preview, TablePreview)
-    assert preview.values.tolist() == tokens[1].tolist()
+    assert isinstance(preview, TextPreview)
+    first = int(np.flatnonzero(labels[1] != IGNORED)[0])
+    assert preview.prompt.split() == tokens[1, : first + 1].astype(str).tolist()
+    assert preview.continuation.split() == labels[1, labels[1] != IGNORED].astype(str).tolist()
     check_two_passes(examples)
     same, other = TokenExamples(tokens, labels, "train"), TokenExamples(tokens[::-1], labels, "train")
     assert examples.key == same.key != other.key

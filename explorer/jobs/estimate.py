@@ -21,14 +21,14 @@ import torch
 from explorer import maps, training
 from explorer.contracts import Dataset, Examples, Recipe, RunSpec
 from explorer.errors import StorageError
-from explorer.influence.gradients import Head
 from explorer.jobs import settings, sizes
 from explorer.jobs.evidence import asked_of, obstacle
 from explorer.jobs.pipeline import EVIDENCE, stages_of
 from explorer.jobs.planning import Request, plan
+from explorer.jobs.predictions import Reader, reader_of
 from explorer.jobs.probe import BUDGET, COMPARED, INPUTS, probe
 from explorer.jobs.sizes import Shape
-from explorer.jobs.subject import FromSpec, outputs_of
+from explorer.jobs.subject import FromSpec, make_subject, outputs_of
 from explorer.jobs.timings import Line, Timings
 from explorer.store import write_bytes
 
@@ -203,15 +203,15 @@ def with_fitted(shape: Shape, timings: Timings) -> Shape:
 
 def _shape(spec: RunSpec, data: Dataset, model: torch.nn.Module, recipe: Recipe, trained: bool) -> Shape:
     n, tests = len(data.train), len(data.test)
-    asked = spec.queries
+    asked, reader = spec.queries, reader_of(make_subject(model, data, recipe.weight_decay))
     queries = len(asked) if isinstance(asked, tuple | list) else min(tests, asked or tests)
     return Shape(
         train=n,
         test=tests,
         queries=queries,
-        answers=_answers(data, model, queries, named=isinstance(asked, tuple | list), trained=trained),
-        outputs=outputs_of(data),
-        features=Head.of(model, data.train.batch(np.arange(1))).layer.in_features,
+        answers=_answers(data, reader, queries, named=isinstance(asked, tuple | list), trained=trained),
+        outputs=0 if data.task == "sequence" else outputs_of(data),  # theirs are not kept
+        features=reader.width,
         weights=sum(t.numel() * t.element_size() for t in model.state_dict().values()),
         epochs=0 if trained else training.resolve_epochs(recipe, n),
         previews=_preview_bytes(data.train),
@@ -223,22 +223,24 @@ def _shape(spec: RunSpec, data: Dataset, model: torch.nn.Module, recipe: Recipe,
     )
 
 
-def _answers(data: Dataset, model: torch.nn.Module, queries: int, *, named: bool, trained: bool) -> int:
+def _answers(data: Dataset, reader: Reader, queries: int, *, named: bool, trained: bool) -> int:
     """How many queries are explained for the model's own answer too: wrong ones, which come first; all of a regression."""
     if data.task == "regression":
         return queries
     share = WRONG_SHARE
     if trained:
         rows = np.random.default_rng(0).permutation(len(data.test))[:EVALUATED].astype(np.int64)
-        said = training.evaluate(model, data.test, rows).argmax(1).numpy()
-        share = float((said != np.asarray(data.test.labels)[rows]).mean())
+        share = float(reader.read(data.test, rows).outcomes["wrong"].mean())
     return round(share * queries) if named else min(queries, round(share * len(data.test)))
 
 
 def _preview_bytes(examples: Examples) -> int:
-    """Bytes that the preview of an example takes."""
-    shown = examples.preview(0)
-    return sum(value.nbytes for value in vars(shown).values() if isinstance(value, np.ndarray))
+    """Bytes that the preview of an example takes; of texts on average."""
+    shown = vars(examples.preview(0)).values()
+    if all(isinstance(value, str) for value in shown):
+        few = [examples.preview(row) for row in range(min(PREVIEWS, len(examples)))]
+        return round(sum(len(text.encode()) for one in few for text in vars(one).values()) / len(few))
+    return sum(value.nbytes for value in shown if isinstance(value, np.ndarray))
 
 
 def _previews(data: Dataset) -> float:

@@ -20,7 +20,6 @@ from explorer.contracts import Dataset, Examples, Fitted, Method, Queries, Recip
 from explorer.errors import DataError, ModelError
 from explorer.influence.conjugate_gradient import ConjugateGradient
 from explorer.influence.gauss_newton import GaussNewton
-from explorer.influence.gradients import Head, head_pass
 from explorer.influence.iterative import FittedIterative
 from explorer.influence.lissa import Lissa
 from explorer.influence.refine import Refine
@@ -30,6 +29,7 @@ from explorer.jobs.damping_grid import dampings, grid
 from explorer.jobs.evidence import KEPT, halves, predicted
 from explorer.jobs.memorized import nearest_inputs, resamples, witness
 from explorer.jobs.pipeline import EVIDENCE, NEIGHBORS, second_opinion
+from explorer.jobs.predictions import reader_of
 from explorer.jobs.process import usable_cores
 from explorer.jobs.scoring import score_block
 from explorer.jobs.subject import make_subject, outputs_of
@@ -330,12 +330,9 @@ class _Trial:
 
 
 def _features(subject: Subject, data: Dataset) -> NDArray[np.float32]:
-    head = Head.of(subject.model, data.train.batch(np.arange(1)))
-    parts = [
-        head_pass(subject, head, examples, np.arange(len(examples), dtype=np.int64)).features.float().numpy()
-        for examples in (data.train, data.test)
-    ]
-    return np.concatenate(parts)
+    reader = reader_of(subject)
+    sides = (data.train, data.test)
+    return np.concatenate([reader.read(side, np.arange(len(side), dtype=np.int64)).features for side in sides])
 
 
 def _fitted(method: Method, subject: Subject, clock: _Clock) -> tuple[Fitted, Fitted | None]:

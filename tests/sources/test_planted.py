@@ -105,7 +105,7 @@ def test_a_regression_takes_copies_but_no_flips():
     data = Planted(Line(), flip=0, duplicate=0.2).load()
     assert len(data.train) == 12
     assert data.train.labels[10:].tolist() == [row / 2 for row in data.faults.copies.values()]
-    with pytest.raises(SettingsError, match=r"flip = 0 for regression.*found flip = 0.1"):
+    with pytest.raises(SettingsError, match=r"flip = 0 for a regression.*found flip = 0.1"):
         Planted(Line(), flip=0.1).load()
 
 
