@@ -14,6 +14,7 @@ from explorer import models, sources, transformer
 from explorer.contracts import Recipe, RunSpec, Task
 from explorer.errors import ModelError, RunError, SettingsError
 from explorer.evidence import FEWEST
+from explorer.influence.trak import TRAK
 from explorer.jobs import settings as method_settings
 from explorer.jobs.subject import FromSpec, file_hash
 from explorer.sources.planted import Planted
@@ -22,6 +23,8 @@ from explorer.store import Run
 AUTO = "auto"
 METHODS: dict[Task, str] = {"classification": "last-layer", "regression": "last-layer", "sequence": "ekfac"}
 """The method for a task where none is named."""
+OF_ONE_ANSWER = (TRAK.name,)
+"""Methods that do not take sequences."""
 SEQUENCE_RATE, SEQUENCE_BATCH = 0.2, 16
 """Of the recipe for sequences: the reference transformer then fits 300 short lines in 30 epochs as well as with Adam; at .05 and
 64 it is still far from it."""
@@ -74,6 +77,7 @@ def plan(request: Request) -> RunSpec:
     task = sources.task_hint(source)
     recipe = request.recipe or recipe_for(task)
     method = request.method or METHODS[task]
+    _check_task(task, request, method)
     if request.flip or request.duplicate:
         source = Planted(source, flip=request.flip, duplicate=request.duplicate, seed=recipe.seed)
     shortcuts = {"damping": request.damping, "layers": request.layers}
@@ -88,6 +92,25 @@ def plan(request: Request) -> RunSpec:
         seed=recipe.seed,
         evidence=request.evidence,
     )
+
+
+def _check_task(task: Task, request: Request, method: str) -> None:
+    """Raises an ExplorerError for what the data cannot be asked for, before a job loads them."""
+    sequences = task == "sequence"
+    if sequences and request.flip:
+        raise SettingsError(
+            f"Expected flip = 0 for sequences, which have no classes; found flip = {request.flip}. Plant duplicates only."
+        )
+    if ":" not in request.model and request.model != AUTO and sequences != (request.model == transformer.KIND):
+        what = "sequences of tokens" if sequences else "examples with one target each"
+        raise ModelError(
+            f"Expected a model for {what}; found {request.model!r}. Leave it to {AUTO}, or bring a network of your own."
+        )
+    if sequences and method in OF_ONE_ANSWER:
+        raise SettingsError(
+            f"Expected a method for sequences, which have an answer at every position; found {method!r}, which takes one "
+            "answer an example. Choose ekfac or logra."
+        )
 
 
 def recipe_for(task: Task, **given: Any) -> Recipe:
