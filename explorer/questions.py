@@ -72,7 +72,7 @@ class Question:
 
 
 def question(names: Sequence[str], target: str = "label", classes: Classes = None) -> Question:
-    """A checked question about a model of the classes `names` (none: a regression).
+    """A checked question about a model of the classes `names` (none: a regression, or sequences).
 
     Text names a class; a number, or text that is none of the names, counts them from 0. `target` "margin" takes one class
     (left out: the given label), "contrast" takes P and Q, the others take none.
@@ -90,8 +90,8 @@ def question(names: Sequence[str], target: str = "label", classes: Classes = Non
     )
     if found not in TARGETS and not names:
         raise SettingsError(
-            f"Expected a target out of {', '.join(TARGETS)} for a regression; found {found}, which compares classes. "
-            "Ask about the prediction: the output itself."
+            f"Expected a target out of {', '.join(TARGETS)} where there are no classes (a regression, or sequences); found "
+            f"{found}, which compares classes. Ask about the label or the prediction."
         )
     wanted = {"margin": (0, 1), "contrast": (2,)}.get(found, (0,))
     if len(said) not in wanted:

@@ -20,7 +20,7 @@ from explorer.errors import SettingsError
 from explorer.influence.replay import Network
 from explorer.loading import as_model_input
 from explorer.memorization.subsets import FEWEST, SubsetSettings, Tally, models_that_fit
-from explorer.readings import CLOSE_ENOUGH
+from explorer.readings import CLOSE_ENOUGH, block_of
 from explorer.retraining import Retraining, retrain
 from explorer.training import EVALUATION_BATCH
 
@@ -59,9 +59,9 @@ def estimate(
     `seconds`, save `planned` and hand it back as `models`). It is the same object in every `Refined`, growing.
 
     The models of a block share one order of batches, of which examples left out are missing (`plan.removal`), and differ
-    in subset and initial weights. Right means the right class; for a regression an error of at most half a
-    standard deviation of the training targets, as in the training log: shares, standard errors and the threshold keep their
-    meaning, and no single outlier decides, as it would in a mean of squared errors.
+    in subset and initial weights. Right means the right class; of a sequence the right token at every asked position; for a regression
+    an error of at most half a standard deviation of the training targets, as in the training log: shares, standard errors
+    and the threshold keep their meaning, and no single outlier decides, as it would in a mean of squared errors.
 
     Raises:
         SettingsError: neither or both of `models` and `seconds`, or fewer than 20 models.
@@ -141,13 +141,16 @@ def _right(
     found = np.empty((len(weights), len(rows)), dtype=bool)
     targets = torch.tensor(np.asarray(examples.labels)[rows]).to(weights.device)
     with network.mode(training=False), torch.no_grad():
-        for start in range(0, len(rows), EVALUATION_BATCH):
-            part = slice(start, start + EVALUATION_BATCH)
+        step = block_of(objective, examples, EVALUATION_BATCH)
+        for start in range(0, len(rows), step):
+            part = slice(start, start + step)
             inputs = as_model_input(network.model, examples.batch(rows[part]))
             for number, theta in enumerate(weights):
                 answers = objective.predict(network.outputs(theta, inputs))
                 if objective.task == "classification":
                     right = answers == targets[part]
+                elif objective.task == "sequence":
+                    right = (answers == targets[part]).all(1)
                 else:
                     right = (answers - targets[part]).abs() <= spread
                 found[number, part] = right.cpu().numpy()

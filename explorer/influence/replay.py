@@ -282,5 +282,6 @@ def gradients_per_model(
 
     with torch.enable_grad():
         rows = torch.func.vmap(outputs)(named).flatten(0, 1)
-        losses = objective.loss(rows, targets.repeat(len(shares))).view_as(shares)
+        every = targets.repeat(len(shares), *[1] * (targets.dim() - 1))  # sequences have a target for each position
+        losses = objective.loss(rows, every).view_as(shares)
         return torch.autograd.grad((losses * shares).sum(), points)

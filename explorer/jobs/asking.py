@@ -25,6 +25,7 @@ from explorer.jobs import lesson
 from explorer.jobs.frames import Frame
 from explorer.jobs.helper import Helper
 from explorer.jobs.lesson import Lesson
+from explorer.jobs.requests import check_one_answer
 from explorer.laboratory.settings import OptimizerName, Teaching
 from explorer.questions import question
 from explorer.sources.edited import Edit
@@ -140,6 +141,7 @@ def teach(
     found = obstacle(run)
     if found is not None:
         raise RunError(found)
+    check_one_answer(run, "Teaching a lesson")
     if (train_row is None) == (test_row is None):
         raise SettingsError(
             f"Expected a training row or a test row to teach; found {'neither' if train_row is None else 'both'}. Name one."

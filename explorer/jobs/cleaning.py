@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from explorer.errors import SettingsError
-from explorer.jobs.requests import check_finished, check_training, folders, key_of
+from explorer.jobs.requests import check_finished, check_one_answer, check_training, folders, key_of
 from explorer.store import Run, read_json, write_json
 
 STAGE, FOLDER = "cleaning", "cleaning"
@@ -69,6 +69,7 @@ def ask(run: Run, cleaning: Cleaning) -> str:
     """
     check_training(run, "Clean")
     check_finished(run, "Clean")
+    check_one_answer(run, "Cleaning")
     told = asdict(cleaning)
     key = key_of(told)
     if not run.has(f"{FOLDER}/{key}/asked.json"):

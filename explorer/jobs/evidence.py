@@ -49,7 +49,8 @@ KEPT = 0.5
 QUERIES = 512
 """Test examples asked about at most, evenly spread over all of them."""
 FEW_QUERIES = 64
-"""Test examples asked about where each is a way back through the whole training, or at every damping a system to solve."""
+"""Test examples asked about where each is a way back through the whole training, at every damping a system to solve, or has
+an output for every token."""
 COSTLY = (Metagradient.name, ConjugateGradient.name, Refine.name, Lissa.name)
 """Methods of which that is so."""
 MOST_OPERATIONS = 3.6e13
@@ -178,11 +179,12 @@ def _masks(run: Run, dataset: Dataset) -> Masks:
 def asked_of(dataset: Dataset, method: str) -> Queries:
     """Test examples spread evenly over all: the damping is the model's, not that of the worst mistakes.
 
-    Classifiers are asked about the label, regressions about their output: its size and sign are linear in what is kept.
+    Classifiers and models of sequences are asked about the label, regressions about their output: its size and sign are linear in what is kept.
     """
-    n, most = len(dataset.test), FEW_QUERIES if method in COSTLY else QUERIES
+    few = method in COSTLY or dataset.task == "sequence"
+    n, most = len(dataset.test), FEW_QUERIES if few else QUERIES
     rows = np.unique(np.linspace(0, n - 1, min(most, n)).astype(np.int64))
-    target: Target = "label" if dataset.task == "classification" else "prediction"
+    target: Target = "prediction" if dataset.task == "regression" else "label"
     return Queries(dataset.test, rows, target)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from explorer.errors import SettingsError
-from explorer.jobs.requests import check_files, check_finished, folders, key_of, weights_given
+from explorer.jobs.requests import check_files, check_finished, check_one_answer, folders, key_of, weights_given
 from explorer.jobs.scorecards import compare
 from explorer.laboratory.settings import OptimizerName, Precision, Teaching
 from explorer.store import Meta, Run, bundle, read_json, write_json
@@ -102,6 +102,7 @@ def ask(run: Run, asked: Asked) -> str:
     """
     check_files(run)
     check_finished(run, "Teach")
+    check_one_answer(run, "The laboratory")
     _check_fits(run, run.meta(), asked)
     told = asdict(asked)
     key = key_of(told)

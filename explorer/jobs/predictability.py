@@ -76,7 +76,7 @@ def planned(run: Run, dataset: Dataset) -> Queries:
     """The queries that the run explains, spread evenly over all of them where there are many."""
     rows = run.plan("label")
     some = rows[np.unique(np.linspace(0, len(rows) - 1, min(QUERIES, len(rows))).astype(np.int64))]
-    target = "label" if dataset.task == "classification" else "prediction"
+    target = "prediction" if dataset.task == "regression" else "label"
     return Queries(dataset.test, some, target)  # type: ignore[arg-type]
 
 

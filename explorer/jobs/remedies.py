@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from explorer.errors import SettingsError
-from explorer.jobs.requests import check_finished, check_training, folders, key_of
+from explorer.jobs.requests import check_finished, check_one_answer, check_training, folders, key_of
 from explorer.store import Meta, Run, bundle, read_json, write_json
 from explorer.store.run import BLOCK, block_name, rows_name
 
@@ -92,6 +92,7 @@ def ask(run: Run, remedy: Remedy) -> str:
     """
     check_training(run, "Act on")
     check_finished(run, "Act on")
+    check_one_answer(run, "Acting on suspects")
     _check_fits(run.meta(), remedy)
     told = asdict(remedy)
     key = key_of(told)

@@ -54,6 +54,15 @@ def check_training(run: Run, todo: str) -> None:
         )
 
 
+def check_one_answer(run: Run, what: str) -> None:
+    """Raises `SettingsError` for a run of sequences, which have an answer at every position; `what` begins the refusal."""
+    if run.has("data.json") and run.meta().task == "sequence":
+        raise SettingsError(
+            f"{what} expects one target an example; found {run.key}, a run of sequences. Ask it for its evidence, its check, or "
+            "what retraining on random subsets measures."
+        )
+
+
 def check_finished(run: Run, todo: str) -> None:
     """Raises `RunError` unless the run's own stages are done, whatever became of a request after them."""
     if not run.has(LAST):

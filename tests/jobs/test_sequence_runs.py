@@ -16,7 +16,7 @@ from torch.nn import functional
 import explorer
 from explorer.contracts import TextPreview
 from explorer.errors import DataError, ModelError, SettingsError
-from explorer.jobs import asking
+from explorer.jobs import asking, cleaning, laboratory, remedies
 from explorer.jobs.estimate import estimate
 from explorer.jobs.planning import METHODS, Request, ingredients_of, plan, recipe_for
 from explorer.jobs.query import rank_from_run
@@ -326,6 +326,18 @@ def ingredients_of_request(request: Request, folder: Path):
         make_subject(ingredients.model(data), data, 0.0)
 
     return bind
+
+
+def test_what_takes_one_target_an_example_is_refused(tales: Run) -> None:
+    q = remedies.Remedy("drop", (0, 1))
+    for ask in (
+        lambda: remedies.ask(tales, q),
+        lambda: cleaning.ask(tales, cleaning.Cleaning()),
+        lambda: laboratory.ask(tales, laboratory.Asked((0, 1))),
+        lambda: asking.teach(tales, train_row=0),
+    ):
+        with pytest.raises(SettingsError, match=r"expects one target an example; found .* a run of sequences"):
+            ask()
 
 
 def test_planted_copies_are_near_duplicates(tales: Run, tmp_path: Path) -> None:
