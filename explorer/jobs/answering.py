@@ -24,12 +24,12 @@ from explorer.contracts import TARGETS, Dataset, Examples, Fitted, ImagePreview,
 from explorer.errors import ExplorerError, SettingsError
 from explorer.jobs import lesson, predictions
 from explorer.jobs.frames import Frame, Reader, send
+from explorer.jobs.layer_names import method_for
 from explorer.jobs.pipeline import second_opinion
 from explorer.jobs.planning import ingredients_of
 from explorer.jobs.process import usable_cores
 from explorer.jobs.records import identity
 from explorer.jobs.scoring import score_block
-from explorer.jobs.settings import checked
 from explorer.jobs.subject import subject_of
 from explorer.jobs.teaching import Teacher
 from explorer.jobs.tracing import METHOD, Asked, Tracer, refusal
@@ -66,7 +66,7 @@ class Warm:
                 those that it was computed from.
         """
         dataset, subject = subject_of(run, ingredients_of(run))
-        method, _ = checked(run.spec["method"]["name"], run.spec["method"]["settings"])
+        method = method_for(dataset.task, run.spec["method"])
         tensors = safetensors.torch.load_file(run.path / "fitted.safetensors")
         fitted = method.restore(subject, tensors, read_json(run.path / "fitted.json"))
         return cls(

@@ -21,8 +21,9 @@ import torch
 from explorer import maps, training
 from explorer.contracts import Dataset, Examples, Recipe, RunSpec
 from explorer.errors import StorageError
-from explorer.jobs import settings, sizes
+from explorer.jobs import sizes
 from explorer.jobs.evidence import asked_of, obstacle
+from explorer.jobs.layer_names import method_for
 from explorer.jobs.pipeline import EVIDENCE, stages_of
 from explorer.jobs.planning import Request, plan
 from explorer.jobs.predictions import Reader, reader_of
@@ -100,7 +101,7 @@ def estimate(request: Request, folder: Path, budget: float = BUDGET) -> Estimate
     loading = time.perf_counter() - began
     recipe = Recipe(**spec.recipe)
     model = ingredients.model(data)
-    method, _ = settings.checked(spec.method["name"], spec.method["settings"])
+    method = method_for(data.task, spec.method)
     refused = obstacle(model, data.train, recipe, spec.evidence, trained=ingredients.trained) if spec.evidence else ""
     shape = _shape(spec, data, model, recipe, ingredients.trained)
     shape = replace(shape, checked=0 if refused else shape.checked)

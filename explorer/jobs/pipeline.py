@@ -35,11 +35,11 @@ from explorer.jobs import further, further_stages
 from explorer.jobs.classes import write_classes
 from explorer.jobs.damping_grid import write_grid
 from explorer.jobs.evidence import pending, retrain, settle, write_evidence
+from explorer.jobs.layer_names import method_for, own_names
 from explorer.jobs.memorized import witness, write_memorization
 from explorer.jobs.predictions import write_predictions
 from explorer.jobs.records import write_data
 from explorer.jobs.scoring import Finish, Kept, score_blocks
-from explorer.jobs.settings import checked
 from explorer.jobs.subject import Ingredients, make_subject, training_of
 from explorer.jobs.threads import threads, training_threads
 from explorer.store import Run, read_json, write_array, write_bundle, write_bytes, write_json
@@ -170,9 +170,10 @@ def fit(work: Work, subject: Subject) -> tuple[Fitted, Fitted | None]:
     """The fitted method of the spec, at the damping that its evidence chose where there is some, and a second opinion of
     another method (None when none can be had)."""
     run, path = work.run, work.run.path
-    method, _ = checked(run.spec["method"]["name"], run.spec["method"]["settings"])
+    method = method_for(work.dataset.task, run.spec["method"])
     if work.missing("fitted.json") or pending(run):
-        fitted = method.fit(subject, work.writer)
+        with own_names():
+            fitted = method.fit(subject, work.writer)
         write_evidence(run, work.dataset, fitted, work.writer)
         fitted, rule = settle(run, fitted)
         write_bytes(path / "fitted.safetensors", safetensors.torch.save(_saveable(fitted.tensors())))

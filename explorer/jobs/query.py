@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from explorer.contracts import Scores, Target
 from explorer.errors import RunError
-from explorer.influence import method_from
+from explorer.jobs.layer_names import method_for
 from explorer.jobs.planning import ingredients_of
 from explorer.jobs.subject import subject_of
 from explorer.questions import Classes, Question, question
@@ -91,7 +91,7 @@ def rank_from_run(run: Run, query_id: str, target: Target, classes: Classes = No
 
 def _scores(run: Run, row: int, asked: Question) -> Scores:
     dataset, subject = subject_of(run, ingredients_of(run))
-    method = method_from(run.spec["method"]["name"], run.spec["method"]["settings"])
+    method = method_for(dataset.task, run.spec["method"])
     fitted = method.restore(
         subject,
         safetensors.torch.load((run.path / "fitted.safetensors").read_bytes()),

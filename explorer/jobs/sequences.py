@@ -1,13 +1,11 @@
 """How does every training sequence rank for one prediction of a token model? For `explain`, whose table it fills.
 
-Names the user's layers as they do; keeps no run, and draws no page: neither shows sequences yet.
+Names the user's layers as they do; keeps no run.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,19 +15,19 @@ from numpy.typing import NDArray
 
 from explorer import memorization
 from explorer.contracts import Queries, Subject, Target
-from explorer.errors import ExplorerError, SettingsError
+from explorer.errors import SettingsError
 from explorer.influence.layers import evaluation
+from explorer.jobs.layer_names import named, own_names, prefixed
 from explorer.jobs.query import ranking
 from explorer.jobs.settings import checked
 from explorer.loading import as_model_input
 from explorer.questions import Classes
 from explorer.sequences import Reduction, SequenceLogProbability, check_target
-from explorer.token_models import PREFIX, check_tokens, sequence_subject
+from explorer.token_models import check_tokens, sequence_subject
 from explorer.tokens import IGNORED, TokenExamples
 
 ELEMENTS = 2**24
 """Outputs that exist at once where the model's own tokens are found (64 MB in float32)."""
-_PREFIXED = re.compile(rf"(?<![\w.]){re.escape(PREFIX)}")
 
 Pair = tuple[NDArray[Any], NDArray[Any]]
 
@@ -67,8 +65,8 @@ def explained(
             f"Expected no classes for the target {target} of sequences; found {classes!r}. Leave them out."
         )
     learned, held_out = TokenExamples(*train, "train"), TokenExamples(*test, "test")
-    with _own_names():
-        chosen, _ = checked(method, _prefixed(settings))
+    with own_names():
+        chosen, _ = checked(method, prefixed(settings))
         subject = sequence_subject(model, learned, weight_decay, reduction)
         objective = subject.objective
         assert isinstance(objective, SequenceLogProbability)
@@ -85,7 +83,7 @@ def explained(
         }
     parts = [ranking(int(row), scores.values[k].numpy(), columns) for k, row in enumerate(rows)]
     table = pd.concat(parts, ignore_index=True)
-    table.attrs.update(method=scores.method, target=target, classes=(), unit=scores.unit, stats=_named(scores.stats))
+    table.attrs.update(method=scores.method, target=target, classes=(), unit=scores.unit, stats=named(scores.stats))
     return table
 
 
@@ -108,34 +106,3 @@ def _tuples(tokens: NDArray[np.int64]) -> NDArray[Any]:
     for row, own in enumerate(tokens):
         found[row] = tuple(own[own != IGNORED].tolist())
     return found
-
-
-def _prefixed(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with the names of layers as the bound model has them, also those of a method within a method."""
-    found = dict(settings)
-    if isinstance(layers := found.get("layers"), str):
-        layers = [name.strip() for name in layers.split(",")]
-    if isinstance(layers, list | tuple):
-        found["layers"] = tuple(f"{PREFIX}{name}" for name in layers)
-    if isinstance(inner := found.get("settings"), Mapping):
-        found["settings"] = _prefixed(inner)
-    return found
-
-
-def _named(found: Any) -> Any:
-    """Stats with the names of layers as the user's model has them."""
-    if isinstance(found, str):
-        return _PREFIXED.sub("", found)
-    if isinstance(found, Mapping):
-        return {_named(key): _named(value) for key, value in found.items()}
-    return [_named(value) for value in found] if isinstance(found, list | tuple) else found
-
-
-@contextmanager
-def _own_names() -> Iterator[None]:
-    """Messages name layers as the user's model does."""
-    try:
-        yield
-    except ExplorerError as error:
-        error.args = tuple(_named(part) for part in error.args)
-        raise
