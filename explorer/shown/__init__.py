@@ -5,10 +5,11 @@ Reads what a job stored and computes no influence; knows no widgets, so that a l
 
 from explorer.shown.again import again
 from explorer.shown.filters import NO_CLASS, Filter
+from explorer.shown.labels import named
 from explorer.shown.methods import compare
 from explorer.shown.retrained import retrained
 from explorer.shown.selection import Selection, in_map_units
-from explorer.shown.table import Words, shown, table
+from explorer.shown.table import Words, prompts, shown, table
 
 __all__ = [
     "NO_CLASS",
@@ -18,6 +19,8 @@ __all__ = [
     "again",
     "compare",
     "in_map_units",
+    "named",
+    "prompts",
     "retrained",
     "shown",
     "table",

@@ -19,6 +19,7 @@ from explorer.shown.filters import LEVELS, NO_CLASS, Filter
 from explorer.shown.retrained import retrained
 from explorer.shown.selection import Selection, in_map_units
 from explorer.store import Meta, Row, Run, TopList
+from explorer.store.run import Split, texts_name
 
 KNOWN = ("memorized", "self_influence", "percentile", "quadrant")
 """Columns taken over from the table of memorization."""
@@ -72,6 +73,8 @@ def table(
 ) -> pd.DataFrame:
     """Training examples shown for a test row, most helpful first: row, id, influence, exact, share, label, prediction, ...
 
+    A run of texts has a column `prompt` before the label.
+
     `strongest` asks for the examples that the job kept exactly, whatever the filter; else filter and selection choose.
     `share` is of the sum of |influence| over all training examples.
 
@@ -109,7 +112,7 @@ def shown(run: Run, filter_: Filter, selection: Selection | None, row: Row | Non
 
 
 def _classes(run: Run, meta: Meta) -> NDArray[np.uint8]:
-    if meta.task != "classification" or len(meta.classes) >= NO_CLASS:
+    if not meta.has_classes or len(meta.classes) >= NO_CLASS:
         return np.full(meta.train + meta.test, NO_CLASS, dtype=np.uint8)
     return np.concatenate([run.table(split)["label"].to_numpy() for split in ("train", "test")]).astype(np.uint8)
 
@@ -145,6 +148,8 @@ def _described(
             "prediction": _named(outcomes["prediction"], meta),
         }
     )
+    if meta.preview == "text":
+        made.insert(list(made.columns).index("label"), "prompt", prompts(run, "train")[rows])
     if run.has("memorization.parquet"):
         measured = run.table("memorization").iloc[rows]
         for name in KNOWN:
@@ -152,7 +157,12 @@ def _described(
     return made
 
 
+def prompts(run: Run, split: Split) -> NDArray[np.object_]:
+    """What comes before each answer of a split of a run of texts, `[n]`."""
+    return run.table(texts_name(split))["prompt"].to_numpy(dtype=object)
+
+
 def _named(values: pd.Series, meta: Meta) -> NDArray[np.object_]:
-    """Class names, or the values of a regression as they are."""
+    """Class names, or the values of a regression and the texts of sequences as they are."""
     found = values.to_numpy()
-    return np.asarray(meta.classes, dtype=object)[found] if meta.task == "classification" else found
+    return np.asarray(meta.classes, dtype=object)[found] if meta.has_classes else found

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from explorer.contracts import MEASURE_UNIT, ImagePreview, Target
 from explorer.fidelity import query_noise, verdict
 from explorer.jobs import checks
+from explorer.shown import named
 from explorer.store import Meta, Run, TopList, read_json
 from explorer.store.run import Split
 from explorer.ui import columns, load, wire
@@ -26,6 +27,7 @@ from explorer.ui.columns import Columns
 from explorer.ui.views import evidence
 from explorer.ui.views.card import Face, Query, Trust, Value
 from explorer.ui.views.gallery import Tile
+from explorer.ui.views.text import Passage
 
 SHOWN = 10
 """Tiles per gallery."""
@@ -62,7 +64,7 @@ def query(run: Run, row: int, target: Target) -> Query:
         label=label,
         prediction=said,
         wrong=bool(found["wrong"]),
-        classification=meta.task == "classification",
+        outcome=meta.has_outcomes,
         confidence=float(found["confidence"]),
         loss=float(found["loss"]),
         asked=asked(meta, label, said, target),
@@ -75,14 +77,36 @@ def asked(meta: Meta, label: str, said: str, target: Target) -> str:
     """The target in words."""
     if meta.task == "regression":
         return "how close the output is to the true value" if target == "label" else "the output itself"
+    if meta.task == "sequence":
+        which = "given continuation" if target == "label" else "model's own words"
+        return f"log p of the {which}, summed over its tokens"
     return f"log p({label}), the given label" if target == "label" else f"log p({said}), the model's own answer"
+
+
+def label_called(meta: Meta) -> str:
+    """What a label of this run is called."""
+    return "continuation" if meta.task == "sequence" else "label"
+
+
+def quality(run: Run, before: str = "") -> str:
+    """How often the model is right on test examples, in words after `before`; nothing where that is not known."""
+    numbers = load.summary(run) or {}
+    if "test_accuracy" not in numbers:
+        return ""
+    measured = "test continuations right" if load.meta(run).task == "sequence" else "test accuracy"
+    return f"{before}{measured} {numbers['test_accuracy']:.1%}"
 
 
 def unit(run: Run, target: Target) -> str:
     """The unit of influence in short; a method of which only ranks compare says so."""
     if not in_unit_of_measure(run):
         return str(load.evidence(run)["unit"])
-    if load.meta(run).task == "classification":
+    return unit_of_measure(run, target)
+
+
+def unit_of_measure(run: Run, target: Target) -> str:
+    """The unit of the measure itself in short, whatever unit the run's own method is in."""
+    if load.meta(run).has_outcomes:
         return "nats"
     return "½ squared error" if target == "label" else "units of the output"
 
@@ -122,7 +146,7 @@ def _tiles(run: Run, influences: Sequence[tuple[int, float]], total: float, numb
             share=abs(influence) / total if total > 0 else 0.0,
             label=label,
             prediction=answer,
-            right=meta.task == "regression" or not known.flags[row] & columns.WRONG,
+            right=not meta.has_outcomes or not known.flags[row] & columns.WRONG,
             suspect=bool(known.flags[row] & columns.SUSPECT),
             planted=_planted(known, row, meta),
             near_duplicate=bool(known.flags[row] & columns.TWIN),
@@ -147,12 +171,12 @@ def planted(known: Mapping[Any, Any] | pd.Series[Any], meta: Meta) -> str:
     if "true_label" not in known:
         return ""
     if known["true_label"] != known["label"]:
-        return f"planted: was {meta.classes[int(known['true_label'])]}"
+        return f"planted: was {named([known['true_label']], meta)[0]}"
     return "planted: copy" if known["copy_of"] >= 0 else ""
 
 
 def face(run: Run, split: Split, row: int, values: int) -> Face:
-    """The picture of an example, or its most unusual values."""
+    """The picture of an example, its text, or its most unusual values."""
     return _face(str(run.path), split, row, values)
 
 
@@ -195,12 +219,15 @@ def _checked(path: str) -> evidence.Checked:
 
 @lru_cache(maxsize=4096)
 def _face(path: str, split: Split, row: int, values: int) -> Face:
-    names = load.features(path)
-    if names is None:
+    meta = load.meta_at(path)
+    if meta.preview == "text":
+        texts = load.texts(path, split)
+        return Face(passage=Passage(texts.prompts[row], texts.continuations[row]))
+    if meta.preview == "image":
         pixels = ImagePreview(load.row_of(path, f"preview-{split}", row))
         return Face(picture="data:image/png;base64," + base64.b64encode(wire.png(pixels, enlarged=False)).decode())
     shown, unusual = (load.row_of(path, f"{kind}-{split}", row) for kind in ("preview", "unusual"))
-    order = np.argsort(-np.abs(unusual), kind="stable")[:values]
+    names, order = meta.features, np.argsort(-np.abs(unusual), kind="stable")[:values]
     return Face(
         values=tuple(Value(names[k], float(shown[k]), float(unusual[k])) for k in order), values_total=len(names)
     )

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
@@ -45,6 +45,20 @@ class PackedText:
     def __len__(self) -> int:
         return self._size
 
+    @overload
+    def __getitem__(self, rows: int | np.integer[Any]) -> str: ...
+
+    @overload
+    def __getitem__(self, rows: Sequence[int] | NDArray[Any]) -> NDArray[np.object_]: ...
+
+    def __getitem__(self, rows: Any) -> Any:
+        """One text, or those of some rows as an array `[k]`: what an array of numbers does with the same rows."""
+        return (
+            self._one(int(rows))
+            if np.ndim(rows) == 0
+            else np.array([self._one(int(row)) for row in rows], dtype=object)
+        )
+
     def at(self, rows: Sequence[int]) -> list[str]:
         """The texts of some rows, in the order asked for."""
         return [self._one(int(row)) for row in rows]
@@ -56,15 +70,21 @@ class PackedText:
         return raw[start : start + int(sizes[row % BLOCK])].decode()
 
 
+Labels = NDArray[Any] | PackedText
+
+
 @dataclass(frozen=True)
 class Columns:
-    """What tiles say of training examples, one entry a row; `true_labels` is None unless faults were planted."""
+    """What tiles say of training examples, one entry a row; `true_labels` is None unless faults were planted.
+
+    Labels and predictions are class numbers, values of a regression, or texts of sequences.
+    """
 
     ids: PackedText
-    labels: NDArray[Any]
-    predictions: NDArray[Any]
+    labels: Labels
+    predictions: Labels
     flags: NDArray[np.uint8]
-    true_labels: NDArray[Any] | None
+    true_labels: Labels | None
 
 
 def columns(run: Run, stamp: str) -> Columns:
@@ -86,13 +106,11 @@ def _columns(path: str, stamp: str) -> Columns:  # noqa: ARG001 - part of the ca
     if twins is not None:
         flags |= twins.astype(np.uint8) * TWIN
     made = Columns(
-        ids=PackedText(
-            pq.read_table(known, columns=["id"], use_threads=False)["id"].cast(pa.large_string()).combine_chunks()
-        ),
-        labels=_small(numbers(known, "label")),
-        predictions=_small(numbers(outcomes, "prediction")),
+        ids=texts(known, "id"),
+        labels=_labels(known, "label"),
+        predictions=_labels(outcomes, "prediction"),
         flags=flags,
-        true_labels=_small(numbers(known, "true_label")) if planted else None,
+        true_labels=_labels(known, "true_label") if planted else None,
     )
     memory.trim()
     return made
@@ -102,6 +120,19 @@ def numbers(file: Path, name: str) -> NDArray[Any]:
     """One column of a table of a run, and nothing else of it."""
     values: NDArray[Any] = pq.read_table(file, columns=[name], use_threads=False)[name].to_numpy()
     return values
+
+
+def texts(file: Path, name: str) -> PackedText:
+    """One column of texts of a table of a run, and nothing else of it."""
+    return PackedText(
+        pq.read_table(file, columns=[name], use_threads=False)[name].cast(pa.large_string()).combine_chunks()
+    )
+
+
+def _labels(file: Path, name: str) -> Labels:
+    kind = pq.read_schema(file).field(name).type
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return texts(file, name) if is_text else _small(numbers(file, name))
 
 
 def _small(values: NDArray[Any]) -> NDArray[Any]:

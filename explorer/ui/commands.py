@@ -22,6 +22,8 @@ from explorer.store import runs_root
 
 MODELS = ("auto", "linear", "mlp", "cnn")
 """Models that a page may name."""
+FILES = (".npz", ".jsonl")
+"""How the path of data may end."""
 PATIENCE = {"methods": 60.0, "estimate": 120.0, "start": 60.0}
 """Seconds that an answer may take."""
 LAST_WORDS = 400
@@ -31,7 +33,7 @@ LAST_WORDS = 400
 class Wish:
     """A run as chosen in the form, in the words of the command line.
 
-    `data` is a built-in source or the path of an `.npz` file; `settings` only those that are not left to the method;
+    `data` is a built-in source or the path of a file of `FILES`; `settings` only those that are not left to the method;
     empty `queries` means all, empty `evidence` no retrainings.
     """
 
@@ -52,9 +54,9 @@ class Wish:
         """
         if not self.data.strip():
             raise SettingsError("Expected data to explain; found none. Choose a built-in data set or type a path.")
-        if self.data not in sources.BUILT_IN and not self.data.lower().endswith(".npz"):
+        if self.data not in sources.BUILT_IN and not self.data.lower().endswith(FILES):
             raise SettingsError(
-                f"Expected the path of an .npz file on the server; found {self.data!r}. Choose another."
+                f"Expected the path of an {' or '.join(FILES)} file on the server; found {self.data!r}. Choose another."
             )
         if self.model not in MODELS:
             raise SettingsError(

@@ -9,7 +9,7 @@ import streamlit as st
 
 from explorer.contracts import Layout, Target
 from explorer.store import Run
-from explorer.ui import answers, facets, fallback, load, scatter, selected, state
+from explorer.ui import answers, facets, fallback, load, offers, scatter, selected, state
 from explorer.ui.parts import about, compare, contrast, drawer, edit, exact, matrix, methods, special, table
 from explorer.ui.views.words import as_markdown
 
@@ -49,7 +49,7 @@ def _picked(run: Run, query: int, target: Target) -> None:
     traced = any(exact.concerns(run, *at) for at in ((state.get("query"), state.get("target")), (query, target)))
     traced |= state.get(selected.WHY) is not None  # the panel's galleries are not those that the browser draws
     selected.select(run, query, target)
-    answered = state.get("part") == selected.PARTS[0] and state.get("inspected") is None and not traced
+    answered = state.get("part") == offers.PARTS[0] and state.get("inspected") is None and not traced
     if state.get("webgl", True) and answered:
         return  # the browser has drawn the answer itself
     st.rerun("panel" if state.get("webgl", True) else ["panel", "map"])
@@ -146,6 +146,7 @@ def _map(run: Run) -> None:
         unit=answers.unit(run, "label"),
         revision=state.get("revision", 0),
         pictures=meta.preview == "image",
+        texts=meta.preview == "text",
         layouts=tuple(layouts),
         view=selected.as_data(),
     )
@@ -193,11 +194,11 @@ def _panel(run: Run) -> None:
             picked,
             inspected,
             lambda: _closed(run),
-            lambda row: _taught(run, row),
+            (lambda row: _taught(run, row)) if offers.lessons(load.meta(run)) else None,
         )
     part = st.segmented_control(
         "Show",
-        _parts(run),
+        offers.parts(load.meta(run)),
         key="part",
         required=True,
         label_visibility="collapsed",
@@ -236,11 +237,6 @@ def _answers(
         if exact.show(run, query, target, picked, inspected):
             return
     _answer(run, ("galleries",))
-
-
-def _parts(run: Run) -> list[str]:
-    """What the panel can show of this run: a regression has no classes."""
-    return [part for part in selected.PARTS if part != "Classes" or load.meta(run).task == "classification"]
 
 
 def _filtered(run: Run, classes: tuple[int, ...]) -> None:

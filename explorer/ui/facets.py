@@ -28,9 +28,7 @@ def _counts(path: str, stamp: str) -> Counts:  # noqa: ARG001 - part of the cach
     def column(table: str, name: str) -> NDArray[Any]:
         return columns.numbers(run.path / f"{table}.parquet", name)
 
-    labels = column("train", "label"), column("test", "label")
+    labels = (column("train", "label"), column("test", "label")) if meta.has_classes else None
     wrong = column("outcomes-train", "wrong"), column("queries", "wrong")
     suspect = column("memorization", "memorized") if run.has("memorization.parquet") else None
-    return counted(
-        len(meta.classes) if meta.task == "classification" else 0, labels, wrong, suspect, load.retrained(run)
-    )
+    return counted(len(meta.classes), labels, wrong, suspect, load.retrained(run), outcomes=meta.has_outcomes)

@@ -9,7 +9,7 @@ import streamlit as st
 from explorer import jobs
 from explorer.errors import ExplorerError, RunError
 from explorer.store import Run
-from explorer.ui import load, state
+from explorer.ui import answers, load, state
 from explorer.ui.views import jobs as job_views
 from explorer.ui.views.words import as_markdown, safe
 
@@ -82,8 +82,7 @@ def described(run: Run) -> None:
     """The run's sizes and quality in one line."""
     if not run.has("data.json"):
         return
-    meta, numbers = load.meta(run), load.summary(run)
-    quality = f" · test accuracy {numbers['test_accuracy']:.1%}" if numbers and "test_accuracy" in numbers else ""
+    meta, quality = load.meta(run), answers.quality(run, " · ")
     notes = "".join(f" · {safe(note)}" for note in meta.notes)
     line = f"{meta.train:,} training · {meta.test:,} test{quality}{notes}"
     st.html(f'<div class="ix-chip ix-quiet" title="{line}">{line}</div>')

@@ -26,8 +26,9 @@ from explorer.jobs.signs import read as read_signs
 from explorer.shown.retrained import TALLY as COUNTS
 from explorer.store import Meta, Row, Run, TopList, find, list_runs, read_json, runs_root
 from explorer.store.files import bundle
+from explorer.store.run import Split, texts_name
 from explorer.ui import columns, memory
-from explorer.ui.columns import Columns
+from explorer.ui.columns import Columns, PackedText
 
 STAGED = (
     "data.json",
@@ -135,11 +136,23 @@ def _asked(run: Run, query: int, target: Target) -> asking.Answer:
     return asking.ask(run, query, target)
 
 
-@lru_cache(maxsize=32)
-def features(path: str) -> tuple[str, ...] | None:
-    """Names of the values of an example of the run at a path; None where examples are pictures."""
-    found = open_at(path).meta()
-    return None if found.preview == "image" else found.features
+def meta_at(path: str) -> Meta:
+    """What the data of the run at a path is."""
+    return _meta(path)
+
+
+class Texts(NamedTuple):
+    """The examples of a split as texts, by row: what came before, and what the example asks."""
+
+    prompts: PackedText
+    continuations: PackedText
+
+
+@lru_cache(maxsize=8)
+def texts(path: str, split: Split) -> Texts:
+    """The texts of a split of the run at a path, in little memory."""
+    file = Path(path) / f"{texts_name(split)}.parquet"
+    return Texts(columns.texts(file, "prompt"), columns.texts(file, "continuation"))
 
 
 def row_of(path: str, name: str, row: int) -> NDArray[Any]:

@@ -12,7 +12,7 @@ import streamlit as st
 from explorer import jobs
 from explorer.errors import ExplorerError
 from explorer.store import Run, runs_root
-from explorer.ui import load, start
+from explorer.ui import answers, load, start
 from explorer.ui.views import runs as views
 from explorer.ui.views.runs import Entry
 from explorer.ui.views.words import as_markdown
@@ -62,6 +62,7 @@ def _how_to_start() -> None:
     st.code(
         "explorer run --data digits            # or breast-cancer, wine\n"
         "explorer run --data my-arrays.npz     # x_train, y_train, x_test, y_test\n"
+        'explorer run --data my-texts.jsonl    # a line an example: {"prompt": "...", "completion": "..."}\n'
         "explorer methods                      # what --method can be, and what can be --set\n"
         "explorer run --help",
         language="bash",
@@ -154,8 +155,8 @@ def _described(run: Run) -> tuple[str, tuple[str, ...]]:
         return _source(run.spec["source"]), (method,)
     meta, numbers = load.meta(run), load.summary(run)
     facts = [method, f"{meta.train:,} training", f"{meta.test:,} test"]
-    if numbers and "test_accuracy" in numbers:
-        facts.append(f"test accuracy {numbers['test_accuracy']:.1%}")
+    if found := answers.quality(run):
+        facts.append(found)
     elif numbers:
         facts.append(f"test loss {numbers['test_loss']:.3g}")
     if numbers:

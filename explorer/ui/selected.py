@@ -14,12 +14,18 @@ from typing import Any, TypeVar, cast
 from explorer.contracts import TARGETS, Target
 from explorer.shown import Filter, Selection
 from explorer.store import Run, same_subject
-from explorer.ui import answers, load, state
+from explorer.ui import answers, load, offers, state
+from explorer.ui.offers import PARTS
 
 Name = TypeVar("Name", bound=str)
-COLORS = ("influence", "label", "prediction", "outcome", "self-influence", "split")
-PARTS = ("Answer", "Selection", "Compare", "Edit", "Classes", "Methods", "Table", "About")
-VIEW = {"filter": Filter(), "color": COLORS[0], "selection": None, "inspected": None, "pinned": None, "lesson": None}
+VIEW = {
+    "filter": Filter(),
+    "color": offers.COLORS[0],
+    "selection": None,
+    "inspected": None,
+    "pinned": None,
+    "lesson": None,
+}
 """What the browser may change besides query and target, as it is in a fresh session."""
 
 
@@ -40,14 +46,15 @@ def follow(run: Run) -> list[str]:
     row = _test_row(run, said.get("query"), missing)
     state.put("query", answers.first_query(run) if row is None else row)
     state.put("target", _one_of(TARGETS, said.get("target")))
-    state.put("color", _one_of(COLORS, said.get("color")))
-    state.put("filter", Filter.parse(said.get("filter"), len(load.meta(run).classes)))
+    meta = load.meta(run)
+    state.put("color", _one_of(offers.colors(meta), said.get("color")))
+    state.put("filter", Filter.parse(said.get("filter"), len(meta.classes)))
     state.put("selection", Selection.parse(said.get("select")))
     state.put("inspected", _train_row(run, said.get("row"), missing))
-    state.put("lesson", _train_row(run, said.get("taught"), missing))
+    state.put("lesson", _train_row(run, said.get("taught"), missing) if offers.lessons(meta) else None)
     pinned = _test_row(run, said.get("pin"), missing)
     state.put("pinned", None if pinned is None else (pinned, _one_of(TARGETS, said.get("pin-target"))))
-    state.put("part", _one_of(PARTS, said.get("part")))
+    state.put("part", _one_of(offers.parts(meta), said.get("part")))
     state.put(WHY, _two_classes(run, said.get(WHY)))
     state.put("against", _against(run, said.get("against"), missing))
     layouts = run.layouts()
@@ -63,7 +70,7 @@ def write(run: Run) -> None:
     layouts = run.layouts()
     optional = {
         "map": "" if state.get("layout") == layouts[-1] else str(state.get("layout")),
-        "color": "" if state.get("color") == COLORS[0] else state.get("color"),
+        "color": "" if state.get("color") == offers.COLORS[0] else state.get("color"),
         "filter": state.get("filter").text(),
         "select": "" if state.get("selection") is None else state.get("selection").text(),
         "part": "" if state.get("part") == PARTS[0] else state.get("part"),
@@ -102,7 +109,7 @@ def teach(run: Run, row: int | None) -> None:
     """Color the map by what teaching a training row once changes, or by influence again."""
     state.put("lesson", row)
     if row is not None:
-        state.put("color", COLORS[0])
+        state.put("color", offers.COLORS[0])
     write(run)
 
 
@@ -131,11 +138,11 @@ def viewed(run: Run, said: Mapping[str, Any]) -> set[str]:
     pinned = pinned if isinstance(pinned, dict) and _fits(pinned.get("query"), meta.test) else None
     found = {
         "filter": Filter.from_data(said.get("filter"), len(meta.classes)),
-        "color": _one_of(COLORS, said.get("color")),
+        "color": _one_of(offers.colors(meta), said.get("color")),
         "selection": Selection.from_data(said.get("selection")),
         "inspected": said.get("inspected") if _fits(said.get("inspected"), meta.train) else None,
         "pinned": None if pinned is None else (pinned["query"], _one_of(TARGETS, pinned.get("target"))),
-        "lesson": said.get("lesson") if _fits(said.get("lesson"), meta.train) else None,
+        "lesson": said.get("lesson") if offers.lessons(meta) and _fits(said.get("lesson"), meta.train) else None,
     }
     changed = {name for name, value in found.items() if state.get(name, VIEW[name]) != value}
     for name in changed:
@@ -150,7 +157,7 @@ def as_data() -> dict[str, Any]:
     selection, pinned = state.get("selection"), state.get("pinned")
     return {
         "filter": state.get("filter", VIEW["filter"]).as_data(),
-        "color": state.get("color", COLORS[0]),
+        "color": state.get("color", offers.COLORS[0]),
         "selection": None if selection is None else selection.as_data(),
         "inspected": state.get("inspected"),
         "pinned": None if pinned is None else {"query": pinned[0], "target": pinned[1]},

@@ -110,6 +110,16 @@ def thumbnail(request: Request, run: Run) -> Response:
     return Response(body, media_type="image/png", headers=IDENTITY | HOUR)
 
 
+def text(request: Request, run: Run) -> Response:
+    """What one example of a run of texts says."""
+    body = wire.text(run, request.path_params["split"], int(request.path_params["row"]))
+    return (
+        _refuse(404, "There is no text of this example.")
+        if body is None
+        else JSONResponse(body, headers=IDENTITY | HOUR)
+    )
+
+
 def health(request: Request) -> Response:  # noqa: ARG001 - the framework passes the request
     """Whether the server answers; needs no token and tells nothing else."""
     return JSONResponse({"status": "ok"})
@@ -151,6 +161,7 @@ app = st.App(
         Route(BASE + "/influence/{target}/{query:int}.bin", _guarded(influence)),
         Route(BASE + "/answer/{target}/{query:int}.json", _guarded(answer)),
         Route(BASE + "/queries.json", _guarded(queries)),
+        Route(BASE + "/text/{split}/{row:int}.json", _guarded(text)),
         Route(BASE + "/thumb/{split}/{row:int}.png", _guarded(thumbnail)),
     ],
 )

@@ -20,9 +20,10 @@ from PIL import Image
 
 from explorer.contracts import ImagePreview
 from explorer.jobs.lesson import Lesson
-from explorer.shown import NO_CLASS, retrained
+from explorer.shown import NO_CLASS, named, retrained
 from explorer.store import Meta, Row, Run, TopList
-from explorer.store.run import Split
+from explorer.store.run import Split, texts_name
+from explorer.ui import load
 
 NO_CODE = 255
 NAMED = 5
@@ -31,6 +32,8 @@ SUSPECT, WRONG, PLANTED, RETRAINED = 1, 2, 4, 8
 """Bits of a point's marks; the last where models trained without an example showed it to be memorized."""
 READ, LISTED = 2**16, 2**11
 """Rows of a table that are in memory at once: as numbers, as objects of Python."""
+LISTED_TEXT = 2000
+"""Characters of a prompt that the list is sent, the last ones: what stands right before the answer says most."""
 THUMBNAIL = 64
 """Shortest side, in pixels, to which small pictures are enlarged (whole-number steps, no smoothing)."""
 
@@ -92,7 +95,7 @@ def lesson(found: Lesson) -> bytes:
 
 
 def queries(run: Run) -> bytes:
-    """The list of test predictions as JSON columns, in the order people want them."""
+    """The list of test predictions as JSON columns, in the order people want them; `prompts` of texts by test row."""
     meta, computed = run.meta(), run.ready()
     columns: dict[str, tuple[str, Callable[[list[Any]], list[Any]]]] = {
         "rows": ("row", list),
@@ -104,27 +107,32 @@ def queries(run: Run) -> bytes:
         "wrong": ("wrong", lambda values: [int(value) for value in values]),
         "ready": ("row", lambda values: np.isin(values, computed).astype(int).tolist()),
     }
-    parts = [f'"{name}":[{_listed(run, column, made)}]' for name, (column, made) in columns.items()]
+    parts = [f'"{name}":[{_listed(run, "queries", column, made)}]' for name, (column, made) in columns.items()]
+    if meta.preview == "text":
+        parts.append(f'"prompts":[{_listed(run, texts_name("test"), "prompt", _ends)}]')
     return f'{{{",".join(parts)},"kind":{json.dumps(meta.preview)},"task":{json.dumps(meta.task)}}}'.encode()
 
 
-def _listed(run: Run, column: str, made: Callable[[list[Any]], list[Any]]) -> str:
-    """A column of the table of queries as JSON, a block at a time: objects of all of it would take a hundred times its bytes."""
-    table = pq.ParquetFile(run.path / "queries.parquet")
+def _ends(texts: list[Any]) -> list[str]:
+    """Texts with at most the `LISTED_TEXT` characters before what is asked."""
+    return [text if len(text) <= LISTED_TEXT else f"… {text[-LISTED_TEXT:]}" for text in texts]
+
+
+def _listed(run: Run, name: str, column: str, made: Callable[[list[Any]], list[Any]]) -> str:
+    """A column of a table as JSON, a block at a time: objects of all of it would take a hundred times its bytes."""
+    table = pq.ParquetFile(run.path / f"{name}.parquet")
     blocks = (batch[column].to_pylist() for batch in table.iter_batches(LISTED, columns=[column], use_threads=False))
     return ",".join(json.dumps(made(block), separators=(",", ":"))[1:-1] for block in blocks if block)
 
 
 def names(values: Iterable[Any], meta: Meta) -> list[str]:
-    """Class names, or values of a regression in short form."""
-    if meta.task == "classification":
-        return [meta.classes[int(value)] for value in values]
-    return [f"{float(value):.4g}" for value in values]
+    """Labels or answers in words (see `explorer.shown.named`)."""
+    return named(values, meta)
 
 
 def thumbnail(run: Run, split: Split, row: int) -> bytes | None:
-    """One picture as PNG, small ones enlarged without smoothing; None for tables or rows that are not there."""
-    if run.has(f"unusual-{split}.npy") or not 0 <= row < len(run.array(f"preview-{split}")):
+    """One picture as PNG, small ones enlarged without smoothing; None for tables, texts or rows that are not there."""
+    if run.meta().preview != "image" or not 0 <= row < len(run.array(f"preview-{split}")):
         return None
     preview = run.preview(split, row)
     return png(preview) if isinstance(preview, ImagePreview) else None
@@ -141,8 +149,18 @@ def png(preview: ImagePreview, enlarged: bool = True) -> bytes:
     return buffer.getvalue()
 
 
+def text(run: Run, split: str, row: int) -> dict[str, str] | None:
+    """The prompt and the continuation of an example; None where the run holds no texts, or not this row."""
+    meta = load.meta(run)
+    sizes = {"train": meta.train, "test": meta.test}
+    if meta.preview != "text" or not 0 <= row < sizes.get(split, 0):
+        return None
+    found = load.texts(str(run.path), "train" if split == "train" else "test")
+    return {"prompt": found.prompts[row], "continuation": found.continuations[row]}
+
+
 def _has_classes(meta: Meta) -> bool:
-    return meta.task == "classification" and len(meta.classes) < NO_CLASS
+    return meta.has_classes and len(meta.classes) < NO_CLASS
 
 
 def _put_classes(run: Run, meta: Meta, into: NDArray[np.uint8]) -> None:

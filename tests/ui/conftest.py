@@ -19,6 +19,7 @@ from explorer.jobs.planning import Request
 from explorer.jobs.state import process_born
 from explorer.store import Run
 from tests.conftest import compute
+from tests.ui import texts
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 LATE = ("memorization.parquet", "summary.json", "coordinates-umap.npy")
@@ -81,6 +82,12 @@ def finished(folder: Path) -> Finished:
     weights = str(digits / "model.safetensors")
     given = compute(folder, Request("digits", flip=0.08, weights=weights, model="auto", recipe=short, queries=20)).path
     return Finished(digits, hostile, regression, given)
+
+
+@pytest.fixture(scope="session")
+def sequences(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run of sequences, alone in its folder: read it, never write into it."""
+    return texts.computed(tmp_path_factory.mktemp("texts"))
 
 
 @pytest.fixture

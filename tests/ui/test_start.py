@@ -52,7 +52,7 @@ PRICE: dict[str, Any] = {
 class TestWhatAPageMayName:
     def test_models_and_data_are_those_of_the_product(self) -> None:
         assert (planning.AUTO, *models.MODELS) == commands.MODELS
-        for data in (*sources.BUILT_IN, "/some/where.npz"):
+        for data in (*sources.BUILT_IN, "/some/where.npz", "/some/texts.jsonl"):
             assert f"--data={data}" in Wish(data).words()
 
     @pytest.mark.parametrize("model", ["net.py:make", "os:system", "/tmp/x.py:f", "--weights=x"])
@@ -62,7 +62,7 @@ class TestWhatAPageMayName:
 
     @pytest.mark.parametrize("data", ["", " ", "/etc/passwd", "net.py:make", "--weights", "x.csv"])
     def test_data_is_built_in_or_an_array_file(self, data: str) -> None:
-        with pytest.raises(SettingsError, match=r"Expected (data|the path of an \.npz file)"):
+        with pytest.raises(SettingsError, match=r"Expected (data|the path of an \.npz or \.jsonl file)"):
             Wish(data).words()
 
     def test_no_value_can_become_an_option(self) -> None:

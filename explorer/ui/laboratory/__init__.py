@@ -8,7 +8,7 @@ from __future__ import annotations
 import streamlit as st
 
 from explorer.store import Run
-from explorer.ui import load
+from explorer.ui import load, offers, state
 from explorer.ui.laboratory import compare, experiments, link, worlds
 from explorer.ui.views.words import as_markdown
 
@@ -20,6 +20,12 @@ WHAT = (
 )
 
 
+OTHERS = (
+    "Experiments on a run’s own examples are for pictures and tables. For language there are worlds: small sets of sentences that a "
+    "model is taught, or told, one at a time."
+)
+
+
 def show(run: Run) -> None:
     """The page for a run, as far as it is computed."""
     if not run.browsable:
@@ -28,7 +34,13 @@ def show(run: Run) -> None:
         st.info(f"This run is {job.state} before its first answer; experiments come after it.{reason}")
         return
     st.html(f'<div class="ix-headline"><h3>Laboratory</h3><p>{WHAT}</p></div>')
+    names = list(PARTS)
+    if not offers.lessons(load.meta(run)):
+        names = ["Language", "Compare"]
+        st.caption(OTHERS)
+    if state.get("lab-part", names[0]) not in names:  # of another run
+        st.session_state.pop("lab-part")
     part = st.segmented_control(
-        "Show", list(PARTS), key="lab-part", default=link.part(list(PARTS)), required=True, label_visibility="collapsed"
+        "Show", names, key="lab-part", default=link.part(names), required=True, label_visibility="collapsed"
     )
     PARTS[str(part)](run)

@@ -34,7 +34,7 @@ def show(run: Run) -> None:
         st.info(as_markdown(error))
         return
     meta = load.meta(run)
-    classes = len(meta.classes) if meta.task == "classification" else 1
+    classes = len(meta.classes) if meta.has_classes else 1
     first, second, third, fourth = st.columns([1, 1.3, 1, 1], vertical_alignment="bottom")
     each = "Samples a class" if classes > 1 else "Samples"
     samples = first.number_input(

@@ -75,7 +75,7 @@ def drawn(
 ) -> lab_heat.Effects:
     """The matrix as drawn, its lessons in the order `rows` and its probes in the order `columns`."""
     samples, probes = found.samples[rows], found.probes[columns]
-    grouped = load.meta(run).task == "classification"
+    grouped = load.meta(run).has_classes
     return lab_heat.Effects(
         values=_numbers(found, shown)[np.ix_(rows, columns)],
         lessons=ids(run, "train", samples),

@@ -6,13 +6,11 @@ Reads tables as `load` keeps them; knows no matrix.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
-
-from numpy.typing import NDArray
 
 from explorer.store import Run
 from explorer.store.run import Split
 from explorer.ui import answers, load, wire
+from explorer.ui.columns import Labels
 from explorer.ui.views.lab_cell import Sample
 
 VALUES = 5
@@ -20,7 +18,7 @@ VALUES = 5
 CALLED: dict[Split, str] = {"train": "training example", "test": "test example"}
 
 
-def labels(run: Run, split: Split) -> NDArray[Any]:
+def labels(run: Run, split: Split) -> Labels:
     """The label of every example of a split."""
     return load.train_columns(run).labels if split == "train" else load.table(run, "test")["label"].to_numpy()
 
@@ -47,15 +45,15 @@ def sample(run: Run, split: Split, row: int) -> Sample:
     else:
         asked = answers.query_row(run, row)
         label, said = wire.names([asked["label"], asked["prediction"]], meta)
-    right = None if meta.task == "regression" else label == said
+    right = label == said if meta.has_outcomes else None
     return Sample(CALLED[split], ids(run, split, [row])[0], answers.face(run, split, row, VALUES), label, said, right)
 
 
 def unit(run: Run) -> str:
     """The unit of a lesson's effect: that of the measure, whatever the run's method is in."""
-    return "nats" if load.meta(run).task == "classification" else "½ squared error"
+    return answers.unit_of_measure(run, "label")
 
 
 def measure(run: Run) -> str:
     """What an effect is a change of."""
-    return "log p of its label" if load.meta(run).task == "classification" else "−½ squared error"
+    return "log p of its label" if load.meta(run).has_outcomes else "−½ squared error"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import streamlit as st
 
 from explorer.store import Run
-from explorer.ui import load
+from explorer.ui import load, offers, state
 from explorer.ui.memorized import act, cleaning, clusters, gallery, headline, link, measure, quadrants, scores
 from explorer.ui.memorized.classes import grouped, whole_table
 from explorer.ui.memorized.gallery import ORDERS, TILES
@@ -27,6 +27,8 @@ PARTS = {
     "Agreement of scores": scores.show,
 }
 """What is shown below the galleries, one at a time."""
+ACTING = {"Act on suspects", "Clean in rounds"}
+"""Those that change what the model is trained on."""
 
 
 def show(run: Run) -> None:
@@ -43,9 +45,12 @@ def show(run: Run) -> None:
 
 @st.fragment(key="further")
 def _further(run: Run) -> None:
+    names = [name for name in PARTS if name not in ACTING or offers.acting(load.meta(run))]
+    if state.get("memorized-part", names[0]) not in names:  # of another run
+        st.session_state.pop("memorized-part")
     part = st.segmented_control(
         "What next",
-        list(PARTS),
+        names,
         key=link.PART,
         required=True,
         persist_state="session",

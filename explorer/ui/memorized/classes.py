@@ -7,15 +7,23 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from explorer import shown
+from explorer.contracts import Task
 from explorer.store import Run
 from explorer.store.export import encode
 from explorer.ui import load, wire
 
+GROUPED: dict[Task, str] = {
+    "classification": "class",
+    "regression": "quarter of the true value",
+    "sequence": "what the model says",
+}
+AXIS: dict[Task, str] = {"classification": "class", "regression": "true value", "sequence": "model"}
+
 
 def show(run: Run) -> None:
     """Where the flags are, by class, and all rows as a file."""
-    classes = load.meta(run).task == "classification"
-    st.markdown("**By class**" if classes else "**By quarter of the true value**")
+    st.markdown(f"**By {GROUPED[load.meta(run).task]}**")
     st.dataframe(
         grouped(run),
         hide_index=True,
@@ -37,13 +45,17 @@ def show(run: Run) -> None:
 
 
 def grouped(run: Run) -> pd.DataFrame:
-    """Examples, flags and median self-influence of each class, or of each quarter of the true values."""
+    """Examples, flags and median self-influence of each class, quarter of the true values, or outcome of sequences."""
     table, meta = load.train_table(run), load.meta(run)
-    if meta.task == "classification":
-        groups: Any = table["label"].map(dict(enumerate(meta.classes)))
+    groups: Any
+    if meta.has_classes:
+        by, groups = table["label"], table["label"].map(dict(enumerate(meta.classes)))
+    elif meta.has_outcomes:
+        by, groups = table["wrong"], table["wrong"].map({True: "says something else", False: "says what was given"})
     else:
-        groups = pd.qcut(table["label"], 4, duplicates="drop").map(lambda part: f"{part.left:.3g} to {part.right:.3g}")
-    order = table["label"].groupby(groups).median().sort_values().index
+        by = table["label"]
+        groups = pd.qcut(by, 4, duplicates="drop").map(lambda part: f"{part.left:.3g} to {part.right:.3g}")
+    order = by.groupby(groups).median().sort_values().index
     parts = table.groupby(groups)
     found = pd.DataFrame(
         {
@@ -53,13 +65,15 @@ def grouped(run: Run) -> pd.DataFrame:
             "median self-influence": parts["self_influence"].median(),
         }
     ).loc[order]
-    return found.rename_axis("class" if meta.task == "classification" else "true value").reset_index()
+    return found.rename_axis(AXIS[meta.task]).reset_index()
 
 
 def whole_table(run: Run) -> pd.DataFrame:
-    """Everything known of every training example, with class names in place of numbers."""
+    """Everything known of every training example, with class names in place of numbers, and the prompts of texts."""
     table, meta = load.train_table(run).copy(), load.meta(run)
     for name in ("label", "prediction", "true_label"):
-        if name in table and meta.task == "classification":
+        if name in table and meta.has_classes:
             table[name] = wire.names(table[name], meta)
+    if meta.preview == "text":
+        table.insert(2, "prompt", shown.prompts(run, "train"))
     return table

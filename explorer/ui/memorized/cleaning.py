@@ -93,7 +93,7 @@ def curve(run: Run, asked: Asked) -> views.Curve | None:
         total=load.meta(run).train,
         loss=loss,
         accuracy=None if math.isnan(accuracy[0].mean) else accuracy,
-        unit="nats" if load.meta(run).task == "classification" else "squared error",
+        unit="nats" if load.meta(run).has_outcomes else "squared error",
     )
 
 

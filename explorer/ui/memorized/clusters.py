@@ -19,9 +19,9 @@ from explorer.contracts import Layout
 from explorer.shown import Filter, Selection
 from explorer.shown.selection import MOST, in_map_units
 from explorer.store import Run
-from explorer.ui import load, scatter, wire
+from explorer.ui import columns, load, scatter, wire
 from explorer.ui.memorized import example
-from explorer.ui.parts import items
+from explorer.ui.parts import facts, items
 from explorer.ui.views.tiles import grid, tile
 from explorer.ui.views.words import as_markdown
 
@@ -32,6 +32,8 @@ LARGEST, SHARE = 25, 0.1
 fewer neighbors."""
 SHOWN, TILES = 8, 10
 """Groups shown, largest first, and examples of each."""
+TYPICAL, NAMED = 0.25, 4
+"""A word is typical of a group of texts whose share that has it is larger by this; so many are named."""
 MARGIN = 0.008
 """Map units around the outermost points of a group."""
 
@@ -115,8 +117,29 @@ def described(run: Run, group: Group) -> str:
     if meta.task == "regression":
         values = known.labels[group.rows]
         return f"True values {float(values.min()):.3g} to {float(values.max()):.3g}."
+    if not meta.has_classes:
+        wrong = int((known.flags[group.rows] & columns.WRONG > 0).sum())
+        words = ", ".join(f"{word} ({count:,})" for word, count in typical(run, group.rows))
+        return (
+            f"{f'Typical words: {words}. ' if words else ''}The model says something else than was given of {wrong:,}."
+        )
     told = [_most(wire.names(values[group.rows], meta)) for values in (known.labels, known.predictions)]
     return f"Labeled {told[0]}; the model says {told[1]}."
+
+
+def typical(run: Run, rows: NDArray[np.int64]) -> list[tuple[str, int]]:
+    """Words of texts that these examples have more often than all do, and how many of them have each.
+
+    The most typical come first: by how much more, over the square root of the share of all, so that rare words count for more.
+    """
+    found = []
+    for fact in facts.looks(str(run.path), "train").categories.values():
+        has = fact.codes == 0
+        share = float(has.mean())
+        more = float(has[rows].mean()) - share
+        if more > TYPICAL:
+            found.append((more / share**0.5, fact.names[0], int(has[rows].sum())))
+    return [(word, count) for _, word, count in sorted(found, key=lambda one: (-one[0], one[1]))[:NAMED]]
 
 
 def _most(names: list[str], count: int = 3) -> str:

@@ -62,7 +62,7 @@ def of(run: Run, row: int, found: Measured) -> Example:
         face=answers.face(run, "train", row, VALUES),
         label=label,
         prediction=said,
-        right=None if meta.task == "regression" else not bool(known["wrong"]),
+        right=not bool(known["wrong"]) if meta.has_outcomes else None,
         percentile=float(known["percentile"]),
         self_influence=float(found.self_influence[row]),
         held_out=float(found.held_out[row]),
@@ -83,7 +83,7 @@ def past(run: Run, row: int) -> history.History | None:
     log = load.epochs(run, row)
     if log is None:
         return None
-    known = load.meta(run).task == "classification" and bool(np.isfinite(log["confidence"]).all())
+    known = load.meta(run).has_outcomes and bool(np.isfinite(log["confidence"]).all())
     return history.History(
         [float(value) for value in log["loss"]],
         [float(value) for value in log["confidence"]] if known else [],

@@ -9,7 +9,7 @@ import streamlit as st
 
 from explorer import memorization
 from explorer.store import Run
-from explorer.ui import load
+from explorer.ui import answers, load
 from explorer.ui.memorized import thresholds
 from explorer.ui.views import memorization as views
 
@@ -39,12 +39,12 @@ def facts(run: Run, table: pd.DataFrame, numbers: dict[str, Any]) -> views.Headl
     counts, stats, basis = table["quadrant"].value_counts(), load.evidence(run), str(numbers["basis"])
     high, flagged = table["self_influence_z"] > memorization.FLAG_Z, table["memorized"]
     epochs = len(list((run.path / "training").glob("epoch-*.safetensors"))) if basis != "self-influence" else 0
-    classification = load.meta(run).task == "classification"
+    meta = load.meta(run)
     return views.Headline(
         flagged=int(numbers["memorized"]),
         total=len(table),
         epochs=epochs,
-        group="the median of its class" if classification else "the median of all examples",
+        group="the median of its class" if meta.has_classes else "the median of all examples",
         high=int(high.sum()),
         useful=int(counts.get(memorization.USEFUL, 0)),
         harmful=int(counts.get(memorization.HARMFUL, 0)),
@@ -55,7 +55,8 @@ def facts(run: Run, table: pd.DataFrame, numbers: dict[str, Any]) -> views.Headl
         damping_rule=str(stats.get("damping_rule", "")),
         own_by=str(numbers.get("self_influence_by", "")),
         neighbors=basis == "mean loss and neighbors",
-        refused=int((flagged & table["wrong"]).sum()) if classification else None,
+        refused=int((flagged & table["wrong"]).sum()) if meta.has_outcomes else None,
+        asked=answers.label_called(meta),
     )
 
 

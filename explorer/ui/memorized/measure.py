@@ -31,7 +31,7 @@ def show(run: Run) -> None:
     )
     if not begin.possible(run, "Measure"):
         return
-    if load.meta(run).task == "regression":
+    if not load.meta(run).has_outcomes:
         st.info("This measure counts right answers; a regression has none.")
         return
     _form(run)

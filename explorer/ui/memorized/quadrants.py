@@ -173,7 +173,7 @@ def _picture(run: Run, found: Measured) -> None:
     )
     flagged = int(found.suspect.sum())
     sample = "" if len(rows) == len(table) else f", with {int(found.suspect[rows].sum()):,} of the {flagged:,} suspects"
-    border = " What counts as high self-influence depends on the class." if meta.task == "classification" else ""
+    border = " What counts as high self-influence depends on the class." if meta.has_classes else ""
     st.caption(
         f"{len(rows):,} of {len(table):,} shown{sample}. Hollow: the effect on held-out answers is inside the noise ({thresholds_of(run).band:g} "
         f"standard errors over test examples).{border} Click a point to see the example; double-click to let it go."

@@ -30,7 +30,7 @@ def scores(run: Run) -> list[str]:
     """Names of scores that can order suspects, the run's own first; reads what there is of each, not its values."""
     known = {"self_influence", "harm"} | (NEIGHBORS & set(pq.read_schema(run.path / "memorization.parquet").names))
     epochs = sorted((run.path / "training").glob("epoch-*.safetensors"))
-    if epochs and load.meta(run).task == "classification":
+    if epochs and load.meta(run).has_outcomes:
         known |= {
             name for name, needed in PROXIES.items() if all(holds(epochs[0], field) for field in needed.split(", "))
         }

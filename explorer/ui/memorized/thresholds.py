@@ -15,7 +15,7 @@ from scipy.stats import rankdata
 
 from explorer import memorization
 from explorer.store import Run
-from explorer.ui import load
+from explorer.ui import answers, load
 from explorer.ui.views.thresholds import Count, Stability
 
 CORNERS = (
@@ -74,7 +74,7 @@ def _measured(path: str, stamp: str, grid: int, chosen: Thresholds) -> Measured:
         before = held_out
         own, held_out = at_damping(run, chosen.damping)
         se = se * _scale(before, held_out)
-        classes = load.meta(run).task == "classification"
+        classes = load.meta(run).has_classes
         z = memorization.robust_z(own, table["label"].to_numpy() if classes else None)
     neutral, high = np.abs(held_out) <= chosen.band * se, z > chosen.own_z
     suspect = table["z"].to_numpy() > chosen.suspect_z
@@ -143,7 +143,7 @@ def counts(run: Run, found: Measured) -> tuple[list[Count], int]:
     """How many each threshold lets through and how well each group finds the planted flips; how many were planted."""
     truth = flipped(run)
     groups = (
-        ("⚑", "suspect label", found.suspect),
+        ("⚑", f"suspect {answers.label_called(load.meta(run))}", found.suspect),
         ("◆", "high self-influence", found.high),
         ("▼", memorization.NAMES[memorization.HARMFUL], found.corner == 0),
         ("≈", "held-out effect inside the noise", found.neutral),

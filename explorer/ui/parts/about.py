@@ -12,7 +12,7 @@ import streamlit as st
 from explorer.contracts import Target
 from explorer.memorization.subsets import MEMORIZED_ABOVE
 from explorer.shown.again import again
-from explorer.store import Run
+from explorer.store import Meta, Run
 from explorer.ui import answers, load
 from explorer.ui.parts import repeated
 from explorer.ui.views import evidence
@@ -49,7 +49,7 @@ def show(run: Run, target: Target) -> None:
 {damping}{solved(stats)}- **Share**: |influence| over its sum over all {meta.train:,} training examples.
 - **Rank agreement**: Spearman correlation with a second method ({_second(run)}).
 - **Noise**: how much this prediction still moved per epoch at the end of training.
-{_flags(run)}{_own(run)}- **Near-duplicate**: another training example lies nearer, in the features the last layer sees, than a tenth of the usual
+{_flags(run)}{_own(run)}{_read(meta)}- **Near-duplicate**: another training example lies nearer, in the features the last layer sees, than a tenth of the usual
   distance to a nearest neighbor. A twin hides memorization: removing one of two copies changes little.
 - **On the map** colors are in 127 steps to each side of the legend's limits and clipped there; tiles and the strongest rows
   of tables are exact.
@@ -91,8 +91,19 @@ def solved(stats: Mapping[str, Any]) -> str:
 
 
 def _second(run: Run) -> str:
-    exact = run.spec["method"]["name"] == "last-layer"
-    return "plain gradient products, no curvature" if exact else "the last layer alone, exactly"
+    plain = run.spec["method"]["name"] == "last-layer" or load.meta(run).task == "sequence"
+    return "plain gradient products, no curvature" if plain else "the last layer alone, exactly"
+
+
+def _read(meta: Meta) -> str:
+    """How texts are answered, where there are some."""
+    if meta.task != "sequence":
+        return ""
+    return (
+        "- **What the model says** of a text is its own first choice at each place of the continuation, after the given words before it. "
+        "Underlined words differ from those given. **Confidence** is the probability of all of its choices together; an answer is right "
+        "when every one of them is.\n"
+    )
 
 
 def _flags(run: Run) -> str:

@@ -76,9 +76,7 @@ def compared(run: Run, found: Traced) -> exact.Exact:
 
 def unit(run: Run, target: Target) -> str:
     """A trace is in the unit of the measure, whatever the run's own method is in."""
-    if load.meta(run).task == "classification":
-        return "nats"
-    return "½ squared error" if target == "label" else "units of the output"
+    return answers.unit_of_measure(run, target)
 
 
 def _offer(run: Run, query: int, target: Target) -> None:

@@ -5,22 +5,26 @@ Measures stored pictures once (`explorer.pictures`) and turns long-tailed number
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from explorer import memorization, pictures
-from explorer.groups import Category, Measure, percentiles
+from explorer.groups import SMALLEST, Category, Measure, percentiles
 from explorer.shown import NO_CLASS
 from explorer.store import Meta, Run
-from explorer.store.run import Split
+from explorer.store.run import Split, texts_name
 from explorer.ui import columns, load
+from explorer.ui.columns import Labels
 
 LABEL, ANSWER, OUTCOME, FLAG, RETRAINED, QUADRANT, PLANTED, TWIN = (
     "label",
@@ -42,6 +46,10 @@ VALUES = 2**28
 WIDEST = 128
 """Columns of a table that are compared, the first ones."""
 BLOCK = 2048
+WORD, HAS_WORD = re.compile(r"\w+"), "has the word “{}”"
+"""A word of a text, and the question whether an example has it."""
+MOST_WORDS, WORD_CELLS = 200, 2**26
+"""Words that are compared, and words times examples: a byte for each."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +70,12 @@ class Side:
 
 @dataclass(frozen=True)
 class Looks:
-    """Numbers of the inputs themselves, `[n]` each, NaN where not measured; `note` says what was left out, in words."""
+    """Numbers of the inputs themselves, `[n]` each, NaN where not measured, and which words texts have; `note` says what was left
+    out, in words."""
 
     numbers: Mapping[str, Measure]
     note: str = ""
+    categories: Mapping[str, Category] = field(default_factory=dict)
 
 
 def side(run: Run, split: Split) -> Side:
@@ -85,8 +95,11 @@ def ranked(values: NDArray[Any]) -> Measure:
 
 @lru_cache(maxsize=8)
 def looks(path: str, split: Split) -> Looks:
-    """The columns of a table in raw units, or the measures of pictures; the first call for a run measures them."""
+    """The columns of a table in raw units, the measures of pictures, or lengths and words of texts; the first call for a run
+    measures them."""
     run = Run.at(Path(path))
+    if load.meta_at(path).preview == "text":
+        return _of_texts(path, split)
     stored = run.array(f"preview-{split}")
     if run.has(f"unusual-{split}.npy"):
         names = run.meta().features
@@ -105,6 +118,42 @@ def looks(path: str, split: Split) -> Looks:
     return Looks({name: Measure.of(values) for name, values in measured.items()}, left)
 
 
+def _of_texts(path: str, split: Split) -> Looks:
+    """How many words each example's texts have, and which of the most frequent ones: two passes over the texts, in parts."""
+    file = Path(path) / f"{texts_name(split)}.parquet"
+    counts: Counter[str] = Counter()
+    lengths: dict[str, list[int]] = {"prompt": [], "continuation": []}
+    for texts in _texts(file):
+        for name, told in lengths.items():
+            told += [len(text.split()) for text in texts[name]]
+        counts.update(word for words in _words(texts) for word in words)
+    total = len(lengths["prompt"])
+    most = min(MOST_WORDS, WORD_CELLS // max(1, total))
+    common = [word for word, count in counts.most_common() if SMALLEST <= count < total]
+    kept = {word: np.full(total, -1, dtype=np.int8) for word in common[:most]}
+    for row, words in enumerate(words for texts in _texts(file) for words in _words(texts)):
+        for word in words & kept.keys():
+            kept[word][row] = 0
+    left = f"The {most:,} most frequent of {len(common):,} words are compared." if len(common) > most else ""
+    return Looks(
+        {f"words of the {name}": Measure.of(told) for name, told in lengths.items()},
+        left,
+        {HAS_WORD.format(word): Category(codes, (word,)) for word, codes in kept.items()},
+    )
+
+
+def _texts(file: Path) -> Iterator[dict[str, list[str]]]:
+    """The texts of a table, a part at a time."""
+    for batch in pq.ParquetFile(file).iter_batches(BLOCK, columns=["prompt", "continuation"], use_threads=False):
+        yield {name: [str(text) for text in batch[name].to_pylist()] for name in ("prompt", "continuation")}
+
+
+def _words(texts: Mapping[str, list[str]]) -> Iterator[set[str]]:
+    """The different words of each example, in small letters."""
+    for prompt, continuation in zip(texts["prompt"], texts["continuation"], strict=True):
+        yield set(WORD.findall(f"{prompt} {continuation}".lower()))
+
+
 @lru_cache(maxsize=4)
 def _training(path: str, stamp: str, counted: int) -> Side:  # noqa: ARG001 - part of the cache's key
     run = Run.at(Path(path))
@@ -115,7 +164,8 @@ def _training(path: str, stamp: str, counted: int) -> Side:  # noqa: ARG001 - pa
     categories, numbers = _asked(meta, known.labels, known.predictions, wrong)
     numbers |= {name: ranked(outcomes[name].to_numpy()) for name in _logged(meta)}
     if known.true_labels is not None:
-        flipped = known.true_labels != known.labels
+        labels, true = (columns.numbers(run.path / "train.parquet", name) for name in ("label", "true_label"))
+        flipped = labels != true
         codes = np.select([flipped, copy], [0, 1], -1).astype(np.int8)
         categories[PLANTED] = Category(codes, ("wrong label", "copy"))
     if run.has("memorization.parquet"):
@@ -153,24 +203,28 @@ def _test(path: str) -> Side:
 
 
 def _asked(
-    meta: Meta, labels: NDArray[Any], predictions: NDArray[Any], wrong: NDArray[np.bool_]
+    meta: Meta, labels: Labels, predictions: Labels, wrong: NDArray[np.bool_]
 ) -> tuple[dict[str, Category], dict[str, Measure]]:
-    """Label, answer and outcome; both values as numbers for regression."""
-    if meta.task == "regression":
-        return {}, {"true value": Measure.of(labels), "output": Measure.of(predictions)}
-    answers = {LABEL: Category(labels, meta.classes), ANSWER: Category(predictions, meta.classes)}
+    """Label, answer and outcome: both values as numbers for regression, the words of sequences left out."""
+    if not meta.has_outcomes:
+        return {}, {"true value": Measure.of(np.asarray(labels)), "output": Measure.of(np.asarray(predictions))}
+    if not meta.has_classes:
+        return {OUTCOME: _yes(wrong, "wrong")}, {}
+    answers = {
+        name: Category(np.asarray(codes), meta.classes) for name, codes in ((LABEL, labels), (ANSWER, predictions))
+    }
     return {**answers, OUTCOME: _yes(wrong, "wrong")}, {}
 
 
 def _logged(meta: Meta) -> tuple[str, ...]:
-    return ("loss", "confidence") if meta.task == "classification" else ("loss",)
+    return ("loss", "confidence") if meta.has_outcomes else ("loss",)
 
 
 def _yes(mask: NDArray[np.bool_], name: str) -> Category:
     return Category(np.where(mask, 0, -1).astype(np.int8), (name,))
 
 
-def _classes(meta: Meta, labels: NDArray[Any]) -> NDArray[np.uint8]:
-    if meta.task != "classification" or len(meta.classes) >= NO_CLASS:
+def _classes(meta: Meta, labels: Labels) -> NDArray[np.uint8]:
+    if not meta.has_classes or len(meta.classes) >= NO_CLASS:
         return np.full(len(labels), NO_CLASS, dtype=np.uint8)
-    return labels.astype(np.uint8)
+    return np.asarray(labels).astype(np.uint8)

@@ -40,7 +40,7 @@ def _training(run: Run, row: int) -> Item:
         face=known.face,
         label=known.label,
         prediction=known.prediction,
-        right=known.right if load.meta(run).task == "classification" else None,
+        right=known.right if load.meta(run).has_outcomes else None,
         badges=tuple(word for there, word in marks if there),
     )
 
@@ -55,6 +55,6 @@ def _prediction(run: Run, row: int) -> tuple[Item, Query]:
         face=replace(card.face, values=card.face.values[:VALUES]),
         label=card.label,
         prediction=card.prediction,
-        right=not card.wrong if card.classification else None,
+        right=not card.wrong if card.outcome else None,
     )
     return item, card

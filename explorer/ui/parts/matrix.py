@@ -37,8 +37,8 @@ def show(
 ) -> None:
     """The matrix, a picker of pairs, and the chosen pair."""
     meta = load.meta(run)
-    if meta.task != "classification":
-        st.info("This run is a regression: it has no classes to compare.")
+    if not meta.has_classes:
+        st.info("This run has no classes to compare.")
         return
     found = run.class_influence()
     if found is None:
@@ -62,7 +62,7 @@ def drawn(run: Run, found: ClassInfluence, pair: tuple[int, int]) -> Matrix:
     meta = load.meta(run)
     size = len(meta.classes)
     shown = most_involved(found.matrix, CLASSES)
-    given, asked = load.train_columns(run).labels, load.table(run, "queries")["label"].to_numpy()
+    given, asked = np.asarray(load.train_columns(run).labels), load.table(run, "queries")["label"].to_numpy()
     return Matrix(
         classes=shown,
         names=[meta.classes[number] for number in shown],
@@ -142,7 +142,7 @@ def _pair(
 def opened(run: Run, found: ClassInfluence, pair: tuple[int, int]) -> views.Pair:
     """A pair of classes: who of the first helps and hurts the second most, and the second's worst predictions."""
     meta, (given, asked) = load.meta(run), pair
-    members = np.flatnonzero(load.train_columns(run).labels == given)
+    members = np.flatnonzero(np.asarray(load.train_columns(run).labels) == given)
     queries = load.table(run, "queries")
     worst = queries[(queries["label"] == asked).to_numpy()]
     shown = worst.head(WORST)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from explorer.contracts import Target
 from explorer.errors import RunError
 from explorer.groups import LEVEL, SMALLEST, Comparison, Difference, compare
+from explorer.shown import prompts
 from explorer.shown.filters import LEVELS, Filter
 from explorer.shown.selection import Selection, in_map_units
 from explorer.store import Row, Run
@@ -30,20 +31,20 @@ CLAIMS = 8
 """Rows on what is special, of both splits together."""
 CLAIMS_TEST = 3
 """At most so many of them on test examples."""
-OF_A_KIND = 2
-"""At most so many rows on one question, such as the label: the class counts say more."""
+OF_A_KIND, OF_WORDS = 2, 4
+"""At most so many rows on one question, such as the label: the class counts say more; and so many on words."""
 TILES = 24
 """Members shown, of both splits together."""
 TILES_TEST = 6
 """At most so many of them test examples."""
 SPLITS: tuple[Split, ...] = ("test", "train")
 NAMES: dict[Split, str] = {"train": "training", "test": "test"}
-OF_CLASSES = ("wrong", "confidence")
+OF_OUTCOMES = ("wrong", "confidence")
 COLUMNS = (
-    *("id", "split", "row", "label", "prediction", *OF_CLASSES, "loss"),
+    *("id", "split", "row", "label", "prediction", *OF_OUTCOMES, "loss"),
     *("influence", "memorized", "self_influence", "quadrant"),
 )
-"""What is saved of each member, as far as it is computed; two of them only for classification."""
+"""What is saved of each member, as far as it is computed; two of them only where an answer is right or wrong."""
 WORDS = {
     facts.LABEL: "labeled {}",
     facts.ANSWER: "model says {}",
@@ -147,9 +148,9 @@ def counts(run: Run, found: Members, kept: Filter) -> heads.Counts:
 
 
 def by_class(run: Run, found: Members) -> list[heads.ClassCount]:
-    """Selected points by label, classes without any left out; none for regression."""
+    """Selected points by label, classes without any left out; none where labels are no classes."""
     names = load.meta(run).classes
-    if load.meta(run).task == "regression":
+    if not load.meta(run).has_classes:
         return []
     test, train = (
         np.bincount(facts.side(run, split).categories[facts.LABEL].codes[found.rows(split)], minlength=len(names))
@@ -173,7 +174,8 @@ def special(run: Run, found: Members, influences: Influences | None) -> list[vie
         if split == "train" and influences is not None:
             numbers[facts.INFLUENCE] = facts.ranked(influences.row.values)
         rest = found.of(found.shown, split) & ~inside
-        result = compare(inside, rest, known.categories, numbers, level=1 - (1 - LEVEL) / len(SPLITS))
+        categories = {**known.categories, **looks.categories}
+        result = compare(inside, rest, categories, numbers, level=1 - (1 - LEVEL) / len(SPLITS))
         most = CLAIMS_TEST if split == "test" else CLAIMS - sum(len(part.claims) for part in parts)
         parts.append(_special(NAMES[split], result, most, looks.note))
     return parts[::-1]
@@ -210,12 +212,16 @@ def table(run: Run, found: Members, influences: Influences | None) -> pd.DataFra
         first["influence"] = influences.of(train)
     second = load.table(run, "queries").iloc[load.query_positions(run)[test]].assign(split="test")
     both: dict[str, Any] = {}
-    for name in COLUMNS if meta.task == "classification" else [name for name in COLUMNS if name not in OF_CLASSES]:
+    for name in COLUMNS if meta.has_outcomes else [name for name in COLUMNS if name not in OF_OUTCOMES]:
         if name in first:
             both[name] = [*first[name], *(second[name] if name in second else [None] * len(second))]
     for name in ("label", "prediction"):
         both[name] = wire.names(both[name], meta)
-    return pd.DataFrame(both)
+    table_ = pd.DataFrame(both)
+    if meta.preview == "text":
+        texts = np.concatenate([prompts(run, "train")[train], prompts(run, "test")[test]])
+        table_.insert(list(table_.columns).index("label"), "prompt", texts)
+    return table_
 
 
 def _influences(run: Run, query: int, target: Target) -> Influences | None:
@@ -240,18 +246,21 @@ def _special(split: str, result: Comparison, most: int, note: str) -> views.Spec
 
 
 def _varied(claims: Iterable[Difference]) -> list[Difference]:
-    """The claims in their order, at most `OF_A_KIND` on one question."""
+    """The claims in their order, at most `OF_A_KIND` on one question and `OF_WORDS` on words."""
     asked: Counter[str] = Counter()
     kept = []
     for one in claims:
-        asked[one.about] += 1
-        if asked[one.about] <= OF_A_KIND:
+        word = one.about == facts.HAS_WORD.format(one.value)
+        question = facts.HAS_WORD if word else one.about
+        asked[question] += 1
+        if asked[question] <= (OF_WORDS if word else OF_A_KIND):
             kept.append(one)
     return kept
 
 
 def _claim(one: Difference) -> views.Claim:
-    fact = WORDS.get(one.about, "{}").format(one.value) if one.kind == "share" else one.about
+    word = one.about == facts.HAS_WORD.format(one.value)
+    fact = WORDS.get(one.about, "{}").format(one.value) if one.kind == "share" and not word else one.about
     return views.Claim(
         fact, one.kind, one.inside, one.outside, one.difference, one.low, one.high, one.ratio, one.about in facts.RANKED
     )

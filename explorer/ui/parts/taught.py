@@ -14,7 +14,7 @@ from explorer.errors import ExplorerError
 from explorer.jobs import asking
 from explorer.jobs.lesson import Changed, Lesson
 from explorer.store import Run
-from explorer.ui import load, scatter, state
+from explorer.ui import answers, load, scatter, state
 from explorer.ui.parts import items
 from explorer.ui.views import lab_lesson as views
 from explorer.ui.views.words import as_markdown
@@ -60,14 +60,14 @@ def told(run: Run, found: Lesson) -> views.Lesson:
         total=len(test),
         improved=_changes(run, found.improved),
         worsened=_changes(run, found.worsened),
-        unit="nats" if load.meta(run).task == "classification" else "½ squared error",
+        unit=answers.unit_of_measure(run, "label"),
         resolved=found.train.scale > found.resolution,
     )
 
 
 def _changes(run: Run, found: Changed) -> tuple[views.Change, ...]:
     shown = items.predictions(run, found.rows[:NAMED])
-    probable = load.meta(run).task == "classification"
+    probable = load.meta(run).has_outcomes
     return tuple(
         views.Change(item, float(change), float(before) if probable else None)
         for (item, _), change, before in zip(shown, found.change, found.before, strict=False)

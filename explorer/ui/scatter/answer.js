@@ -155,7 +155,7 @@ class AnswerPanel {
   skeleton() {
     const height = this.root.offsetHeight;
     const facts = queryFacts(this.channel.state.queries, this.channel.state.query);
-    this.fill((part) => skeletonOf(part, facts));
+    this.fill((part) => skeletonOf(part, facts, this.data.task));
     this.say(null);
     this.root.style.minHeight = `${height}px`;
     this.root.setAttribute("aria-busy", "true");
@@ -209,14 +209,14 @@ class AnswerPanel {
 }
 
 /* The place of a part whose content is on its way; the card already says what the list knows. */
-function skeletonOf(part, facts) {
+function skeletonOf(part, facts, task) {
   const made = document.createElement("div");
   const box = (className, parent = made) => Object.assign(parent.appendChild(document.createElement("div")), { className });
   if (part === "card") {
     const card = box("ix-card");
     const text = box("ix-card-text", card);
     box("ix-id", text).textContent = facts ? String(facts.id) : "Loading …";
-    if (facts) box("ix-said", text).textContent = `says ${facts.prediction}, labeled ${facts.label}`;
+    if (facts) box("ix-said", text).textContent = saidLine(task, facts);
     box("ix-quiet", text).textContent = "Loading the influence on this prediction …";
   } else if (part === "trust") {
     box("ix-skeleton-line");

@@ -39,11 +39,12 @@ MAP_JS = (
     "hand.js",
     "words.js",
     "legend.js",
+    "passages.js",
     "face.js",
     "png.js",
     "map.js",
 )
-LIST_JS = (*SHARED_JS, "rows.js", "sorting.js", "list.js")
+LIST_JS = (*SHARED_JS, "differs.js", "rows.js", "sorting.js", "list.js")
 ANSWER_JS = (*SHARED_JS, "tiles.js", "answers.js", "answer.js")
 PART_JS = (*SHARED_JS, "tiles.js", "part.js")
 BAR_JS = (*SHARED_JS, "histogram.js", "picker.js", "help.js", "bar.js")

@@ -12,7 +12,10 @@ const LIVE_UP_TO = 200_000;
 const COLORS = ["influence", "label", "prediction", "outcome", "self-influence", "split"];
 /* Flags of training examples that one can ask for, as the filter names them. */
 const FLAGS = { suspect: "Suspect only", retrained: "Memorized only" };
-const OF_CLASSES = new Set(["prediction", "outcome"]);
+/* As in explorer/ui/offers.py: which colors only some runs have. */
+const offersColor = (task) => (color) => (
+  color === "label" || color === "prediction" ? hasClasses(task) : color !== "outcome" || hasOutcomes(task)
+);
 
 class FilterBar {
   constructor({ parentElement }) {
@@ -92,15 +95,15 @@ class FilterBar {
   /* What this run has to offer. */
   furnish() {
     const { data } = this;
-    const classes = data.task === "regression" ? [] : data.classes;
+    const classes = hasClasses(data.task) ? data.classes : [];
     this.picker.open(classes, data.counts && { train: data.counts.classes_train, test: data.counts.classes_test });
-    this.find("[data-group=outcome]").hidden = data.task === "regression";
+    this.find("[data-group=outcome]").hidden = !hasOutcomes(data.task);
     for (const [name, word] of Object.entries(FLAGS)) {
       const flagged = data.counts?.[name] ?? null, button = this.find(`[data-do=${name}]`);
       button.hidden = flagged === null;
       button.textContent = `${word}${flagged === null ? "" : ` ${count(flagged)}`}`;
     }
-    this.find("select").replaceChildren(...COLORS.filter((color) => data.task !== "regression" || !OF_CLASSES.has(color)).map((color) => {
+    this.find("select").replaceChildren(...COLORS.filter(offersColor(data.task)).map((color) => {
       const option = document.createElement("option");
       option.value = option.textContent = color;
       return option;

@@ -19,7 +19,7 @@ from explorer.ui.scatter.assets import bar_assets
 from explorer.ui.scatter.doors import _component, _row, _said
 
 COLORS = ("influence", "label", "prediction", "outcome", "self-influence", "split")
-"""What the points' color may say; prediction and outcome only for classification."""
+"""What the points' color may say; label and prediction only of classes, outcome of what is right or wrong."""
 LONGEST = 10_000
 """Items in all that a filter or a selection may hold: more is not from this page."""
 
@@ -63,26 +63,27 @@ class BarData:
 
 def counted(
     classes: int,
-    labels: tuple[NDArray[Any], NDArray[Any]],
+    labels: tuple[NDArray[Any], NDArray[Any]] | None,
     wrong: tuple[NDArray[Any], NDArray[Any]],
     suspect: NDArray[Any] | None,
     retrained: NDArray[Any] | None = None,
+    *,
+    outcomes: bool = True,
 ) -> Counts:
     """Count the examples of each choice, from label and outcome of the (training, test) examples.
 
-    `classes` is 0 for regression, where labels are no class numbers and nothing is right or wrong.
+    `labels` are class numbers, None where a label is no class; without `outcomes` nothing is right or wrong.
     """
     by_class = [
-        tuple(np.bincount(np.asarray(part, dtype=np.int64), minlength=classes).tolist()) if classes else ()
-        for part in labels
+        tuple(np.bincount(np.asarray(part, dtype=np.int64), minlength=classes).tolist()) for part in labels or ()
     ]
     return Counts(
-        train=len(labels[0]),
-        test=len(labels[1]),
-        classes_train=by_class[0],
-        classes_test=by_class[1],
-        wrong_train=int(np.count_nonzero(wrong[0])) if classes else 0,
-        wrong_test=int(np.count_nonzero(wrong[1])) if classes else 0,
+        train=len(wrong[0]),
+        test=len(wrong[1]),
+        classes_train=by_class[0] if by_class else (),
+        classes_test=by_class[1] if by_class else (),
+        wrong_train=int(np.count_nonzero(wrong[0])) if outcomes else 0,
+        wrong_test=int(np.count_nonzero(wrong[1])) if outcomes else 0,
         suspect=None if suspect is None else int(np.count_nonzero(suspect)),
         retrained=None if retrained is None else int(np.count_nonzero(retrained)),
     )

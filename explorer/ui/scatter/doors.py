@@ -31,7 +31,7 @@ class MapData:
     before (unless that is only the user's own last pick coming back), and always when `revision` was raised (a deep
     link, the back button). `base` is "" or the URL prefix the app is served under; `unit` is the unit of influence;
     `classes` names the class numbers of the points. `token` opens the server's routes, among them pictures of single
-    examples where `pictures` says so; `layouts` are the maps to choose from. `view` is what else Python wants shown when `revision` was raised: any of filter,
+    examples where `pictures` says so, or their texts where `texts` does; `layouts` are the maps to choose from. `view` is what else Python wants shown when `revision` was raised: any of filter,
     color, selection, inspected and pinned, as in `BarData`.
     """
 
@@ -48,6 +48,7 @@ class MapData:
     unit: str = ""
     revision: int = 0
     pictures: bool = False
+    texts: bool = False
     layouts: tuple[Layout, ...] = ()
     view: Mapping[str, Any] | None = None
 

@@ -15,6 +15,8 @@ class Face {
 
   open(data) {
     this.layouts(data);
+    const words = data.task === "sequence" ? ["given words", "model's words"] : ["given label", "model's answer"];
+    for (const [n, name] of ["label", "prediction"].entries()) this.find(`[data-target=${name}]`).firstChild.textContent = `${words[n]} `;
     this.root.style.setProperty("--height", `${data.height}px`);
     this.legend.open(data);
   }
@@ -39,11 +41,13 @@ class Face {
     this.find(".legend").hidden = true;
   }
 
-  /* Lines beside the point at [x, y], with a picture where there is one; null takes the card away. */
-  card(lines, [x, y] = [0, 0], { width, height } = {}, picture = null) {
+  /* Lines beside the point at [x, y], with a picture or a passage of text (or what promises one) where there is one; null takes
+   * the card away. */
+  card(lines, [x, y] = [0, 0], { width, height } = {}, { picture = null, passage = null } = {}) {
     const card = this.find(".card");
     card.hidden = !lines;
     clearTimeout(this.resting);
+    this.carded = lines;
     if (!lines) return;
     const text = document.createElement("div");
     text.append(...lines.map((line, n) => {
@@ -53,9 +57,19 @@ class Face {
     }));
     card.replaceChildren(text);
     if (picture) this.picture(card, picture);
-    const beside = x + 18 + card.offsetWidth > width ? x - 18 - card.offsetWidth : x + 18;
-    const top = Math.min(Math.max(4, y - 14), height - card.offsetHeight - 4);
-    card.style.transform = `translate(${Math.round(Math.max(4, beside))}px, ${Math.round(top)}px)`;
+    const place = () => {
+      const beside = x + 18 + card.offsetWidth > width ? x - 18 - card.offsetWidth : x + 18;
+      const top = Math.min(Math.max(4, y - 14), height - card.offsetHeight - 4);
+      card.style.transform = `translate(${Math.round(Math.max(4, beside))}px, ${Math.round(top)}px)`;
+    };
+    const read = (found) => {
+      if (!found || this.carded !== lines) return;
+      text.children[0].after(passageElement(found));
+      place();
+    };
+    if (typeof passage !== "function") read(passage);
+    else this.resting = setTimeout(() => passage().then(read), PICTURE_AFTER_MS);
+    place();
   }
 
   /* Its room is there at once, what it shows once the hand has rested. */

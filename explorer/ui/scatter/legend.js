@@ -12,14 +12,14 @@ class Legend {
 
   open(data) {
     this.data = data;
-    this.find("[data-show=wrong]").hidden = data.task === "regression";
+    this.find("[data-show=wrong]").hidden = !hasOutcomes(data.task);
     this.words(false);
   }
 
   /* What the ends of the scale of influence, or of a lesson, are called. */
   words(lesson) {
     const { unit, task } = this.data;
-    const what = lesson ? `${task === "regression" ? "−½ squared error" : "log p of its label, nats"}, ` : unit ? `${unit}, ` : "";
+    const what = lesson ? `${hasOutcomes(task) ? "log p of its label, nats" : "−½ squared error"}, ` : unit ? `${unit}, ` : "";
     this.find("[data-show=clip]").textContent = `${what}clipped at the 99.5th percentile`;
     this.find("[data-show=influence] .towards").textContent = lesson ? "▲ improved" : "▲ towards";
     this.find("[data-show=influence] .away").textContent = lesson ? "▼ got worse" : "▼ away";

@@ -5,7 +5,8 @@
  * is the page's filter, which the bar and the map obey too.
  */
 
-const ROW_PX = { image: 52, table: 46 };
+const ROW_PX = { image: 52, table: 46, text: 70 };
+const SEARCHED = { text: "id, prompt, continuation or answer", other: "id, label or answer" };
 
 function percent(share) {
   if (share === null || share === undefined) return "";
@@ -97,7 +98,8 @@ class QueryList {
     this.stopLoading = new AbortController();
     try {
       const queries = await load(route(data, "queries.json"), "the list of predictions", { signal: this.stopLoading.signal, json: true });
-      const lengths = ["rows", "ids", "labels", "predictions", "confidence", "loss", "wrong", "ready"].map((name) => queries[name]?.length);
+      const names = ["rows", "ids", "labels", "predictions", "confidence", "loss", "wrong", "ready", ...(queries.kind === "text" ? ["prompts"] : [])];
+      const lengths = names.map((name) => queries[name]?.length);
       if (lengths.some((length) => length !== lengths[0])) {
         throw new LoadError(`The list of predictions has columns of different lengths (${lengths.join(", ")}). Compute the run again.`, 0);
       }
@@ -114,7 +116,10 @@ class QueryList {
     this.find(".all").replaceChildren();
     const picture = queries.kind === "image" ? (row) => route(data, `thumb/test/${row}.png`) : null;
     this.rows = new RowsView(this.box, { picture, chosen: (row) => this.choose(row) });
-    const regression = queries.task === "regression";
+    const regression = !hasOutcomes(queries.task);
+    const input = this.find("input");
+    input.setAttribute("aria-label", `Filter by ${this.searched}`);
+    input.title = `Words of an ${this.searched}, all of which must be there; #12 is test row 12`;
     this.find(".segments").hidden = regression;
     for (const option of this.find("select").options) option.hidden = regression && !SORTS_OF_REGRESSION.includes(option.value);
     const wrong = queries.wrong.reduce((sum, one) => sum + (one ? 1 : 0), 0);
@@ -132,8 +137,11 @@ class QueryList {
   /* What the page's filter says that concerns predictions. */
   get choices() {
     const { outcome, classes } = this.channel.state.filter;
-    return this.queries?.task === "regression" ? { outcome: "all", classes: null } : { outcome, classes };
+    return hasOutcomes(this.queries?.task) ? { outcome, classes } : { outcome: "all", classes: null };
   }
+
+  /* What a search looks through, in words. */
+  get searched() { return SEARCHED[this.queries?.kind] ?? SEARCHED.other; }
 
   only(change) {
     this.channel.publish({ filter: { ...this.channel.state.filter, ...change } }, "list");
@@ -175,7 +183,7 @@ class QueryList {
     const { outcome, classes } = this.chosen;
     const kind = { all: "", wrong: "wrong ", right: "right " }[outcome];
     const where = classes ? " of the classes shown" : "";
-    return asked ? `No ${kind}prediction${where} has “${asked}” in its id, label or answer.` : `There are no ${kind}predictions${where}.`;
+    return asked ? `No ${kind}prediction${where} has “${asked}” in its ${this.searched}.` : `There are no ${kind}predictions${where}.`;
   }
 
   /* Enter chooses what was named outright (an id, #row), or the only one found. */
@@ -200,17 +208,18 @@ class QueryList {
   }
 
   facts(i) {
-    const { rows, ids, labels, predictions, confidence, wrong, ready, task } = this.queries;
+    const { rows, ids, labels, predictions, confidence, wrong, ready, task, prompts } = this.queries;
     const row = rows[i];
     const note = ready[i] ? "" : "not computed";
-    if (task === "regression") {
-      const off = Number(predictions[i]) - Number(labels[i]);
-      return { row, id: String(ids[i]), says: `says ${number(predictions[i])}, labeled ${number(labels[i])}`, sure: `off ${signed(off)}`, note };
+    const says = saidLine(task, { prediction: predictions[i], label: labels[i], wrong: wrong[i] });
+    if (!hasOutcomes(task)) {
+      return { row, id: String(ids[i]), says, sure: `off ${signed(Number(predictions[i]) - Number(labels[i]))}`, note };
     }
-    return {
-      row, id: String(ids[i]), wrong: Boolean(wrong[i]), verdict: wrong[i] ? "✗" : "✓",
-      says: `says ${predictions[i]}, labeled ${labels[i]}`, sure: percent(confidence[i]), note: note || "sure",
+    const known = {
+      row, id: String(ids[i]), wrong: Boolean(wrong[i]), verdict: wrong[i] ? "✗" : "✓", says, sure: percent(confidence[i]), note: note || "sure",
     };
+    if (!prompts) return known;
+    return { ...known, prompt: prompts[row], ...(wrong[i] ? sideBySide(labels[i], predictions[i]) : { pieces: [[labels[i], false]] }) };
   }
 
   /* A sentence in place of the rows, or the rows. */

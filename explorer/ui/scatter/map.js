@@ -13,6 +13,7 @@ class InfluenceMap {
   constructor({ parentElement }) {
     this.root = parentElement.querySelector(".ie-map");
     this.face = new Face(this.root);
+    this.passages = new Passages();
     this.stop = new AbortController();
     this.bus = theBus();
     this.data = this.points = this.channel = this.explained = null;
@@ -88,6 +89,7 @@ class InfluenceMap {
     this.component = component;
     this.data = data;
     this.face.open(data);
+    this.passages.open(data);
     if (!this.picture) return this.withoutWebGL();
     const sameRun = before && ["run", "token", "base", "n_train", "n_test"].every((name) => before[name] === data[name]);
     if (!sameRun) this.openRun();
@@ -224,9 +226,10 @@ class InfluenceMap {
     if (i < 0) return this.face.card(null);
     const lines = isTrain ? trainLines(data, points, row, own) : testLines(data, points, this.channel.state.queries, own);
     if (!isTrain && row?.tests) lines.push(changeLine(data, row.tests[own], row.scale));
-    const picture = data.pictures ? route(data, `thumb/${isTrain ? "train" : "test"}/${own}.png`) : null;
     const { camera } = this.picture;
-    return this.face.card(lines, camera.toScreen(points.at[2 * i], points.at[2 * i + 1]), camera, picture);
+    const shown = { picture: data.pictures ? route(data, `thumb/${isTrain ? "train" : "test"}/${own}.png`) : null };
+    if (data.texts) shown.passage = isTrain ? () => this.passages.training(own) : testPassage(this.channel.state.queries, own);
+    return this.face.card(lines, camera.toScreen(points.at[2 * i], points.at[2 * i + 1]), camera, shown);
   }
 
   moved() {

@@ -5,8 +5,22 @@
  */
 
 const WRONG = 2;
+/* Letters of a text in a line of words. */
+const LINE_LETTERS = 90;
 /* A hand that passes over does not rest. */
 const LIKELY_MS = 30;
+
+/* What only some runs have: answers that are right or wrong, and labels that are classes. */
+const hasOutcomes = (task) => task !== "regression";
+const hasClasses = (task) => task === "classification";
+
+/* What the model says against what was given, in one line. */
+function saidLine(task, { prediction, label, wrong }) {
+  if (!hasOutcomes(task)) return `says ${number(Number(prediction))}, labeled ${number(Number(label))}`;
+  if (hasClasses(task)) return `says ${prediction}, labeled ${label}`;
+  const short = (text) => (text.length <= LINE_LETTERS ? text : `${text.slice(0, LINE_LETTERS - 1).trimEnd()}…`);
+  return wrong ? `says “${short(prediction)}” where “${short(label)}” was given` : `says “${short(label)}”, as given`;
+}
 
 function queryFacts(queries, query) {
   const i = queries?.at.get(query);
@@ -19,7 +33,7 @@ function queryFacts(queries, query) {
 
 /* Where the label and the model's answer are the same class there is one explanation, kept under "label". */
 function coincide(task, queries, points, query) {
-  if (task === "regression") return false;
+  if (!hasOutcomes(task)) return false;
   const facts = queryFacts(queries, query);
   if (facts) return !facts.wrong;
   return points ? !(points.marks[points.nTrain + query] & WRONG) : false;

@@ -105,11 +105,17 @@ class RowsView {
     const says = part("div", "says", "", what);
     Object.assign(part("b", "pinned", "A", says), { title: "Pinned: A of the comparison", hidden: true });
     if (facts.verdict) part("span", "verdict", facts.verdict, says);
-    says.append(facts.says);
-    part("div", "id", facts.id, what);
+    if (facts.pieces) says.append(...facts.pieces.map(([text, differs]) => part(differs ? "em" : "b", "", text, says)));
+    else says.append(facts.says);
+    if (facts.given) part("b", "", facts.given, part("div", "given", "given ", what));
+    const last = part("div", "id", facts.prompt ? "" : facts.id, what);
+    if (facts.prompt) {
+      part("span", "", facts.id, last);
+      part("bdi", "", facts.prompt, part("span", "prompt", "", last));
+    }
     const sure = part("div", "sure", facts.sure);
     if (facts.note) part("small", "", facts.note, sure);
-    element.title = `${facts.says}\n${facts.id}`;
+    element.title = [facts.prompt, facts.says, facts.id].filter(Boolean).join("\n");
     element.addEventListener("click", () => this.chosen(facts.row));
     this.all.append(element);
     return element;

@@ -9,15 +9,16 @@ const SORTS = {
 };
 const SORTS_OF_REGRESSION = ["worst", "loss", "row"];
 
-/* Adds `at` (test row -> place), `byId` (lower-cased id -> place) and `text` (what a search looks through). */
+/* Adds `at` (test row -> place), `byId` (lower-cased id -> place) and `text` (what a search looks through). `prompts`, of texts,
+ * stand in the order of the test rows. */
 function prepare(queries) {
-  const { rows, ids, labels, predictions } = queries;
+  const { rows, ids, labels, predictions, prompts } = queries;
   queries.at = new Map(rows.map((row, i) => [row, i]));
   queries.byId = new Map();
   queries.text = rows.map((row, i) => {
     const id = String(ids[i]).toLowerCase();
     if (!queries.byId.has(id)) queries.byId.set(id, i);
-    return `${id}\n${labels[i]}\n${predictions[i]}`.toLowerCase();
+    return `${id}\n${labels[i]}\n${predictions[i]}\n${prompts?.[row] ?? ""}`.toLowerCase();
   });
   return queries;
 }

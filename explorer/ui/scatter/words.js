@@ -15,14 +15,12 @@ function testLines(data, points, queries, query) {
   const lines = [`Test row ${query}` + (facts ? ` · ${facts.id}` : "")];
   const i = points.nTrain + query;
   if (facts) {
-    const verdict = data.task === "regression" ? "" : facts.wrong ? " ✗" : " ✓";
-    const said = data.task === "regression" ? number(facts.prediction) : facts.prediction;
-    const label = data.task === "regression" ? number(facts.label) : facts.label;
-    lines.push(`says ${said}, labeled ${label}${verdict}`);
+    const verdict = !hasOutcomes(data.task) ? "" : facts.wrong ? " ✗" : " ✓";
+    lines.push(`${saidLine(data.task, facts)}${verdict}`);
   } else {
     const label = className(data, points.classes[i]), said = className(data, points.predictions[i]);
     if (label !== null) lines.push(said === null ? `labeled ${label}` : `says ${said}, labeled ${label}`);
-    if (data.task === "classification") lines.push(points.marks[i] & WRONG ? "✗ predicted wrongly" : "✓ predicted rightly");
+    if (hasOutcomes(data.task)) lines.push(points.marks[i] & WRONG ? "✗ predicted wrongly" : "✓ predicted rightly");
   }
   if (points.marks[i] & PLANTED) lines.push("planted fault");
   return lines;
@@ -39,7 +37,7 @@ function influenceLine(data, row, train) {
 function changeLine(data, value, scale) {
   const change = (value / 127) * scale, more = Math.abs(value) === 127 ? " or more" : "";
   if (value === 0) return `no change (less than ${number(scale / 254)})`;
-  return `${change > 0 ? "▲ improved" : "▼ got worse"} ${signed(change)}${more}${data.task === "regression" ? "" : " nats"}`;
+  return `${change > 0 ? "▲ improved" : "▼ got worse"} ${signed(change)}${more}${hasOutcomes(data.task) ? " nats" : ""}`;
 }
 
 function trainLines(data, points, row, train) {
@@ -47,6 +45,7 @@ function trainLines(data, points, row, train) {
   const label = className(data, points.classes[train]);
   if (label !== null) lines.push(`labeled ${label}`);
   const said = className(data, points.predictions[train]);
+  if (data.task === "sequence") lines.push(points.marks[train] & WRONG ? "✗ the model says something else" : "✓ the model says so");
   if (said !== null && label !== null) lines[1] = `says ${said}, labeled ${label}${points.marks[train] & WRONG ? " ✗" : " ✓"}`;
   if (row) lines.push(row.tests ? changeLine(data, row.values[train], row.scale) : influenceLine(data, row, train));
   const rank = row && !row.tests ? [[row.towards.indexOf(train), "towards"], [row.away.indexOf(train), "away"]].find(([at]) => at >= 0) : null;
@@ -59,7 +58,8 @@ function trainLines(data, points, row, train) {
 
 function summary(data, points, queries, query, target, row) {
   const about = testLines(data, points, queries, query).join(", ");
-  const asked = target === "label" ? "given label" : "model's answer";
+  const [given, own] = data.task === "sequence" ? ["words", "words"] : ["label", "answer"];
+  const asked = target === "label" ? `given ${given}` : `model's ${own}`;
   if (!row) return `${about}; explaining the ${asked}.`;
   return `${about}; explaining the ${asked}. ${row.towards.length} strongest examples towards and ${row.away.length} away; `
     + `the scale is plus or minus ${number(row.scale)}.`;

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from explorer.ui.views import text
+from explorer.ui.views.text import Passage
 from explorer.ui.views.words import percent, plain, safe, signed
 
 ROUGH = "Trained again with a little different luck, a removal does something else: trust groups, not single examples."
@@ -20,23 +22,25 @@ class Value:
 
 @dataclass(frozen=True)
 class Face:
-    """How an example looks: a picture (data URI), or its most unusual values, most unusual first, of `values_total`."""
+    """How an example looks: a picture (data URI), a passage of text, or its most unusual values of `values_total`."""
 
     picture: str | None = None
     values: tuple[Value, ...] = ()
     values_total: int = 0
+    passage: Passage | None = None
 
 
 @dataclass(frozen=True)
 class Query:
-    """One prediction. `confidence` is NaN for regression; `rank` counts from 1 among `total` queries."""
+    """One prediction; `outcome` says that it is right or wrong. `confidence` is NaN for regression; `rank` counts from 1 among
+    `total` queries."""
 
     id: str
     face: Face
     label: str
     prediction: str
     wrong: bool
-    classification: bool
+    outcome: bool
     confidence: float
     loss: float
     asked: str
@@ -68,7 +72,7 @@ class Trust:
 def query_card(query: Query) -> str:
     """The card as HTML."""
     return f"""
-<section class="ix-card" aria-label="Prediction {safe(query.id)}">
+<section class="ix-card{card_of(query.face)}" aria-label="Prediction {safe(query.id)}">
   {face(query.face, f"test example {query.id}", large=True)}
   <div class="ix-card-text">
     <div class="ix-id">{safe(query.id)} <span class="ix-quiet">{query.rank:,} of {query.total:,}</span></div>
@@ -109,8 +113,22 @@ def trust_line(trust: Trust) -> str:
     )
 
 
+def card_of(look: Face) -> str:
+    """The further class of a card: text stands above what is said of it, everything else beside."""
+    return "" if look.passage is None else " ix-of-text"
+
+
+def spoken(look: Face, label: str, prediction: str) -> str:
+    """Label and answer for the name of what shows an example, as text; both and what came before in short where it is text."""
+    if look.passage is not None:
+        return f"{text.spoken(look.passage)}, model says {text.beginning(prediction, text.SPOKEN)}"
+    return f"labeled {label}, model says {prediction}"
+
+
 def face(look: Face, alt: str, large: bool = False) -> str:
-    """A picture, or a small table of the most unusual values."""
+    """A picture, a passage of text, or a small table of the most unusual values."""
+    if look.passage is not None:
+        return text.whole(look.passage) if large else text.clipped(look.passage)
     if look.picture is not None:
         size = "ix-picture-large" if large else "ix-picture"
         return f'<img class="{size}" src="{look.picture}" alt="{safe(alt)}">'
@@ -125,7 +143,9 @@ def face(look: Face, alt: str, large: bool = False) -> str:
 
 
 def _said(query: Query) -> str:
-    if not query.classification:
+    if query.face.passage is not None:
+        return text.answer(query.label, query.prediction, not query.wrong)
+    if not query.outcome:
         return f"says <strong>{safe(query.prediction)}</strong>, true value {safe(query.label)}"
     mark = "✗" if query.wrong else "✓"
     return f"{mark} says <strong>{safe(query.prediction)}</strong>, labeled <strong>{safe(query.label)}</strong>"
@@ -133,4 +153,4 @@ def _said(query: Query) -> str:
 
 def _measures(query: Query) -> str:
     loss = f"loss {plain(query.loss)}"
-    return f"confidence {percent(query.confidence)} · {loss}" if query.classification else loss
+    return f"confidence {percent(query.confidence)} · {loss}" if query.outcome else loss

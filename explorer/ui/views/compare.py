@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from explorer.ui.views import text
 from explorer.ui.views.card import Query, face
 from explorer.ui.views.tiles import Item, effect, grid, tile
 from explorer.ui.views.words import safe
@@ -85,17 +86,23 @@ def _verdict(found: Comparison) -> str:
 
 def _side(side: Side) -> str:
     said = side.query
-    mark = ("✗ " if said.wrong else "✓ ") if said.classification else ""
     tiles = [tile(item, effect(value)) for item, value in side.only]
     return (
         f'<section class="ix-compare-side" aria-label="{side.name}, {safe(said.id)}"><div class="ix-short" role="button" '
         f'tabindex="0" data-query="{side.row}" data-point="{side.point}" aria-label="{side.name}: test prediction '
         f'{safe(said.id)}">{face(said.face, f"test example {said.id}")}<div class="ix-item-text"><b>{side.name}</b> '
-        f'<span class="ix-id">{safe(said.id)}</span><br>{mark}says <strong>{safe(said.prediction)}</strong>, labeled '
-        f'<strong>{safe(said.label)}</strong><br><span class="ix-quiet">{safe(said.asked)}</span></div></div>'
+        f'<span class="ix-id">{safe(said.id)}</span><br>{_said(said)}<br>'
+        f'<span class="ix-quiet">{safe(said.asked)}</span></div></div>'
         f"<h4>Only {side.name}</h4>{_counted(len(side.only), side.only_total)}"
         f"{grid(tiles, f'Strongest only in {side.name}', 'None: all are shared.')}</section>"
     )
+
+
+def _said(query: Query) -> str:
+    if query.face.passage is not None:
+        return text.answer(query.label, query.prediction, not query.wrong)
+    mark = ("✗ " if query.wrong else "✓ ") if query.outcome else ""
+    return f"{mark}says <strong>{safe(query.prediction)}</strong>, labeled <strong>{safe(query.label)}</strong>"
 
 
 def _middle(found: Comparison) -> str:

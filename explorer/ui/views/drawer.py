@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from explorer.ui.views.card import face
+from explorer.ui.views import text
+from explorer.ui.views.card import card_of, face
 from explorer.ui.views.tiles import Item, badges, effect, grid, tile
 from explorer.ui.views.words import percent, plain, safe, signed
 
@@ -54,9 +55,7 @@ class Reverse:
 def known(facts: Known) -> str:
     """The example's card."""
     item = facts.item
-    mark = "" if item.right is None else ("✓ " if item.right else "✗ ")
-    label = "true value" if item.right is None else "labeled"
-    lines = [f"{label} <strong>{safe(item.label)}</strong>, {mark}model says <strong>{safe(item.prediction)}</strong>"]
+    lines = [_said(item)]
     if facts.quadrant:
         lines.append(f'<strong>{safe(facts.quadrant)}</strong> <span class="ix-quiet">{safe(facts.meaning)}</span>')
         lines.append(
@@ -65,11 +64,19 @@ def known(facts: Known) -> str:
     else:
         lines.append('<span class="ix-quiet">Memorization is not measured yet.</span>')
     return (
-        f'<section class="ix-card" aria-label="Training example {safe(item.id)}">'
+        f'<section class="ix-card{card_of(item.face)}" aria-label="Training example {safe(item.id)}">'
         f"{face(item.face, f'training example {item.id}', large=True)}"
         f'<div class="ix-card-text"><div class="ix-id">{safe(item.id)} <span class="ix-quiet">training example</span></div>'
         f"{''.join(f'<div>{line}</div>' for line in lines)}{badges(item)}</div></section>"
     )
+
+
+def _said(item: Item) -> str:
+    if item.face.passage is not None:
+        return text.answer(item.label, item.prediction, item.right)
+    mark = "" if item.right is None else ("✓ " if item.right else "✗ ")
+    label = "true value" if item.right is None else "labeled"
+    return f"{label} <strong>{safe(item.label)}</strong>, {mark}model says <strong>{safe(item.prediction)}</strong>"
 
 
 def here(facts: Here) -> str:

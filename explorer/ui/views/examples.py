@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import floor, log10
 
-from explorer.ui.views.card import Face, face
+from explorer.ui.views import text
+from explorer.ui.views.card import Face, card_of, face
 from explorer.ui.views.words import plain, safe, signed
 
 
@@ -49,7 +50,7 @@ def tiles(examples: list[Example], name: str) -> str:
 def card(example: Example) -> str:
     """One example in full."""
     return f"""
-<section class="ix-card" aria-label="Training example {safe(example.id)}">
+<section class="ix-card{card_of(example.face)}" aria-label="Training example {safe(example.id)}">
   {face(example.face, f"training example {example.id}", large=True)}
   <div class="ix-card-text">
     <div class="ix-id">{safe(example.id)} <span class="ix-quiet">training example</span></div>
@@ -74,7 +75,8 @@ def measured(value: float, se: float) -> str:
 
 def _tile(example: Example) -> str:
     wide = "" if example.face.picture is not None else " ix-stacked"
-    alt = f"training example {example.id}, labeled {example.label}"
+    passage = example.face.passage
+    alt = f"training example {example.id}, {f'labeled {example.label}' if passage is None else text.spoken(passage)}"
     body = f"""<div class="ix-id ix-cut" title="{safe(example.id)}">{safe(example.id)}</div><div>{_said(example)}</div>{_measures(example)}{_badges(example)}"""
     picture = face(example.face, alt)
     if example.row is None:
@@ -86,6 +88,8 @@ def _tile(example: Example) -> str:
 
 
 def _said(example: Example) -> str:
+    if example.face.passage is not None:
+        return text.answer(example.label, example.prediction, example.right)
     label, said = f"<strong>{safe(example.label)}</strong>", f"model says <strong>{safe(example.prediction)}</strong>"
     if example.right is None:
         return f"true value {label}, {said}"

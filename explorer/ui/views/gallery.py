@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from explorer.ui.views import text
 from explorer.ui.views.card import Face, face
 from explorer.ui.views.words import AWAY, TOWARDS, percent, safe, signed
 
@@ -56,18 +57,24 @@ def _gallery(tiles: list[Tile], side: str, shape: str, unit: str, train: int) ->
 
 
 def _tile(tile: Tile, side: str, shape: str) -> str:
-    said = (
-        safe(tile.label)
-        if tile.right
-        else f"{safe(tile.label)} <span class='ix-quiet'>model: {safe(tile.prediction)}</span>"
-    )
-    alt = f"training example {tile.id}, labeled {tile.label}, pushes {side} by {tile.influence:.3g}"
+    passage = tile.face.passage
+    about = f"labeled {tile.label}" if passage is None else text.spoken(passage)
+    alt = f"training example {tile.id}, {about}, pushes {side} by {tile.influence:.3g}"
     looks = "" if tile.face.picture is not None else " ix-wide"
     return (
         f'<div class="ix-tile{looks}"{_opens(tile, alt)}><div class="ix-number">{shape}{tile.number}</div>{face(tile.face, alt)}'
         f'<div class="ix-caption"><b>{signed(tile.influence)}</b> <span class="ix-quiet">{percent(tile.share).replace(" ", "&nbsp;")}</span><br>'
-        f'<span class="ix-label" title="{safe(tile.id)}">{said}</span>{_badges(tile)}</div></div>'
+        f'<span class="ix-label" title="{safe(tile.id)}">{_answer(tile)}</span>{_badges(tile)}</div></div>'
     )
+
+
+def _answer(tile: Tile) -> str:
+    """Label and answer, as far as the face does not say them."""
+    if tile.face.passage is not None:
+        return text.answer(tile.label, tile.prediction, tile.right)
+    if tile.right:
+        return safe(tile.label)
+    return f"{safe(tile.label)} <span class='ix-quiet'>model: {safe(tile.prediction)}</span>"
 
 
 def _opens(tile: Tile, alt: str) -> str:

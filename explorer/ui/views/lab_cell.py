@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from explorer.ui.views import text
 from explorer.ui.views.card import Face, face
 from explorer.ui.views.tiles import effect
 from explorer.ui.views.words import safe
@@ -62,12 +63,20 @@ def opened(cell: Cell) -> str:
 
 
 def _sample(sample: Sample, word: str) -> str:
-    mark = "" if sample.right is None else "✓ " if sample.right else "✗ "
     return (
         f'<div class="ix-lab-side"><h4>{word}</h4>{face(sample.face, f"{sample.called} {sample.id}", large=True)}'
-        f'<div class="ix-id">{safe(sample.id)}</div><div>labeled <strong>{safe(sample.label)}</strong></div>'
-        f"<div>{mark}model says <strong>{safe(sample.prediction)}</strong></div>"
+        f'<div class="ix-id">{safe(sample.id)}</div>{_said(sample)}'
         f'<div class="ix-quiet">{safe(sample.called)}</div></div>'
+    )
+
+
+def _said(sample: Sample) -> str:
+    if sample.face.passage is not None:
+        return f"<div>{text.answer(sample.label, sample.prediction, sample.right)}</div>"
+    mark = "" if sample.right is None else "✓ " if sample.right else "✗ "
+    return (
+        f"<div>labeled <strong>{safe(sample.label)}</strong></div>"
+        f"<div>{mark}model says <strong>{safe(sample.prediction)}</strong></div>"
     )
 
 

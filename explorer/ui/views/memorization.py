@@ -14,7 +14,7 @@ class Headline:
     `high`, of which `useful`, `harmful` and the rest unclear, have a high self-influence; `both` of them are flagged.
     `chance` is how many of `high` the noise band lets through when none has an effect; `own_by` names the method of the
     self-influence where it is not `method`. `neighbors` says that the flag also rests on the labels of the nearest inputs;
-    `refused` counts the flagged whose label the model does not give (None for a regression).
+    `refused` counts the flagged whose label the model does not give (None for a regression); `asked` is what a label is called.
     """
 
     flagged: int
@@ -32,6 +32,7 @@ class Headline:
     own_by: str = ""
     neighbors: bool = False
     refused: int | None = None
+    asked: str = "label"
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def headline(facts: Headline) -> str:
     """The answer in words and numbers, and what it rests on."""
     return f"""
 <section class="ix-headline" aria-label="How many training examples are suspect">
-  <h3>{facts.flagged:,} of {facts.total:,} training examples are suspect: they look memorized or mislabeled <span class="ix-quiet">{percent(facts.flagged / max(facts.total, 1))}</span></h3>
+  <h3>{facts.flagged:,} of {facts.total:,} training examples are suspect: they look memorized or {"mislabeled" if facts.asked == "label" else "wrong"} <span class="ix-quiet">{percent(facts.flagged / max(facts.total, 1))}</span></h3>
   <p>{_effect(facts)}</p>
   <p class="ix-quiet">{_basis(facts)} The flag proves neither.{_refused(facts)} {_settings(facts)}</p>
 </section>"""
@@ -103,7 +104,7 @@ def _refused(facts: Headline) -> str:
     if not facts.refused:
         return ""
     return (
-        f" Suspect and memorized are two things: for {facts.refused:,} of the {facts.flagged:,} the model gives another label than theirs, so "
+        f" Suspect and memorized are two things: for {facts.refused:,} of the {facts.flagged:,} the model gives another {safe(facts.asked)} than theirs, so "
         "it refused to fit them, and they are suspect rather than memorized."
     )
 

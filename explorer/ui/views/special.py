@@ -31,7 +31,7 @@ class Claim:
 class Special:
     """What is special about the `inside` selected examples of a `split` ("training", "test"), against `outside` others.
 
-    `found` counts the facts that surely differ, of `compared`; the claims are the surest of them, at most two of a kind. A side of fewer than
+    `found` counts the facts that surely differ, of `compared`; the claims are the surest of them, a few of a kind. A side of fewer than
     `smallest` supports none; `note` says what was not compared.
     """
 
@@ -63,7 +63,7 @@ def _findings(found: Special) -> str:
     return (
         '<table class="ix-table ix-special"><thead><tr><th scope="col">fact</th><th scope="col">inside</th>'
         f'<th scope="col">outside</th><th scope="col">difference</th></tr></thead><tbody>{rows}</tbody></table>'
-        f'<p class="ix-quiet">{len(found.claims)} of {found.found:,} facts that surely differ, the surest first, at most two of a kind; {found.compared:,} '
+        f'<p class="ix-quiet">{len(found.claims)} of {found.found:,} facts that surely differ, the surest first, a few of a kind; {found.compared:,} '
         f"compared with the {found.outside:,} others shown. {safe(found.note)}</p>"
     )
 

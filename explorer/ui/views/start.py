@@ -18,8 +18,14 @@ def data(names: Sequence[str], *, key: str) -> str:
     chosen = st.selectbox("Data", [*names, PATH], key=f"{key}-data")
     if chosen != PATH:
         return str(chosen)
-    help_ = "An .npz file that the server can read, with x_train, y_train, x_test and y_test. It is read as data, never run."
-    return st.text_input("Path of an .npz file", key=f"{key}-path", placeholder="/data/mine.npz", help=help_) or ""
+    help_ = (
+        "A file that the server can read: .npz with x_train, y_train, x_test and y_test, or .jsonl with texts, a line an example. "
+        "It is read as data, never run."
+    )
+    return (
+        st.text_input("Path of an .npz or .jsonl file", key=f"{key}-path", placeholder="/data/mine.npz", help=help_)
+        or ""
+    )
 
 
 def faults(*, key: str) -> tuple[str, str]:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from explorer.ui.views.card import Face, face
+from explorer.ui.views import text
+from explorer.ui.views.card import Face, face, spoken
 from explorer.ui.views.words import AWAY, TOWARDS, safe, signed
 
 Kind = Literal["train", "test"]
@@ -40,7 +41,7 @@ class Item:
 def tile(item: Item, facts: str = "") -> str:
     """The example as one element that can be clicked and reached by keyboard; `facts` is HTML made by a view."""
     called, action = WORDS[item.kind]
-    alt = f"{called} {item.id}, labeled {item.label}, model says {item.prediction}"
+    alt = f"{called} {item.id}, {spoken(item.face, item.label, item.prediction)}"
     wide = "" if item.face.picture is not None else " ix-wide"
     return (
         f'<div class="ix-item{wide}" role="button" tabindex="0" data-{action}="{item.row}" data-point="{item.point}" '
@@ -57,7 +58,9 @@ def grid(tiles: Sequence[str], name: str, empty: str) -> str:
 
 
 def said(item: Item) -> str:
-    """Label and answer as HTML; only the label where the model is right."""
+    """Label and answer as HTML; only the label where the model is right, and only the answer where the face has the label."""
+    if item.face.passage is not None:
+        return text.answer(item.label, item.prediction, item.right)
     if item.right:
         return safe(item.label)
     if item.right is None:
