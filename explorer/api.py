@@ -6,7 +6,7 @@ heavy until it is called.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from explorer.jobs.sequences import Pair
     from explorer.sequences import Reduction
+    from explorer.sources.token_arrays import Pair
     from explorer.store import Run
 
 
@@ -74,16 +74,17 @@ def explain(
 
     from explorer import objectives
     from explorer.influence.gradients import Head, head_pass
-    from explorer.jobs.sequences import are_sequences, explained
+    from explorer.jobs.sequences import explained
     from explorer.jobs.settings import checked, with_shortcuts
     from explorer.jobs.subject import make_subject
+    from explorer.sources.token_arrays import are_sequences
 
     _check_decay(weight_decay)
     given = with_shortcuts(method, settings or {}, {"damping": damping}, option="")
     chosen, _ = checked(method, given)
     outputs = _outputs_of(model)
     pairs = _pair(train, "train"), _pair(test, "test")
-    if are_sequences(pairs[0]):
+    if are_sequences(*pairs[0]):
         asked_rows = _query_rows(query, len(pairs[1][0]))
         with _unchanged(model):
             return explained(
@@ -141,6 +142,7 @@ def show(
     target: Target = "label",
     method: str = "last-layer",
     settings: Mapping[str, Any] | None = None,
+    vocabulary: Sequence[str] | None = None,
     runs: str | Path | None = None,
     port: int | None = None,
     browser: bool = True,
@@ -150,7 +152,8 @@ def show(
 
     Test rows that are also training rows are left out of the queries, as in every run. `query` (a row of `test`)
     is shown first. Serves in the foreground until interrupted; `block=False` only computes and returns the run,
-    for `explorer open`. `target` is one that a run stores: "label" or "prediction".
+    for `explorer open`. `target` is one that a run stores: "label" or "prediction". `vocabulary` is the text of each token
+    of sequences, which are shown as numbers without it; their loss is the mean over all tokens ("tokens").
     """
     from explorer import serving
     from explorer.jobs.pipeline import STAGES, run_pipeline
@@ -163,8 +166,7 @@ def show(
     _check_stored(target)
     _, given = checked(method, with_shortcuts(method, settings or {}, {"damping": damping}, option=""))
     pairs = _pair(train, "train"), _pair(test, "test")
-    _check_shown(pairs[0])
-    data = _dataset(*pairs, _outputs_of(model), keep_seen=False)
+    data = _dataset(*pairs, _outputs_of(model), keep_seen=False, vocabulary=vocabulary)
     with _unchanged(model):
         key = make_subject(model, data, weight_decay).key
         root = runs_root(runs)
@@ -316,19 +318,19 @@ def _check_no_reduction(reduction: str | None) -> None:
         )
 
 
-def _check_shown(train: Pair) -> None:
-    from explorer.jobs.sequences import are_sequences
-
-    if are_sequences(train):
-        raise DataError(
-            f"Expected one target an example for the page; found sequences, tokens and targets {list(train[0].shape)}. Runs "
-            "and their page do not show sequences yet: use explorer.explain."
-        )
-
-
-def _dataset(train: Pair, test: Pair, outputs: int | None, *, keep_seen: bool) -> Dataset:
+def _dataset(
+    train: Pair, test: Pair, outputs: int | None, *, keep_seen: bool, vocabulary: Sequence[str] | None = None
+) -> Dataset:
     from explorer.sources.given import dataset_as_given
+    from explorer.sources.token_arrays import are_sequences, dataset_from_tokens
 
+    if are_sequences(*train):
+        return dataset_from_tokens("your data", train, test, vocabulary=vocabulary, keep_seen=keep_seen)
+    if vocabulary is not None:
+        raise SettingsError(
+            "Expected no vocabulary for examples with one target each; found one. It is for sequences, whose targets are whole "
+            "numbers in the shape of their tokens. Leave it out."
+        )
     (x_train, y_train), (x_test, y_test) = train, test
     classes = outputs if y_train.dtype.kind in "iub" else None
     return dataset_as_given(x_train, y_train, x_test, y_test, n_classes=classes, keep_seen=keep_seen)

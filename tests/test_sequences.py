@@ -1,6 +1,7 @@
 """Token models: closed forms against autograd, what training's mean is, the door for data, and `explain` from end to end."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -375,9 +376,17 @@ def test_a_large_head_is_refused_with_another_method(given: Any, monkeypatch: py
         explorer.explain(model, train, test)
 
 
-def test_the_page_says_that_it_does_not_show_sequences(given: Any) -> None:
+def test_show_computes_a_run_of_what_explain_says(given: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("explorer.maps.umap", lambda features, seed, progress: features[:, :2].copy())
     model, train, test = given
-    with pytest.raises(DataError, match=r"do not show sequences yet: use explorer\.explain"):
-        explorer.show(model, train, test, block=False)
-    with pytest.raises(DataError, match="do not show sequences yet"):
+    run = explorer.show(model, train, test, weight_decay=0.01, runs=tmp_path, block=False)
+    assert run.meta().task == "sequence"
+    query = int(run.plan("label")[0])
+    table = explorer.explain(model, train, test, query=query, weight_decay=0.01)
+    top = run.top(query, "label")
+    assert top is not None
+    np.testing.assert_allclose(top.towards_influence[:3], table["influence"][:3], rtol=1e-4)
+    with pytest.raises(SettingsError, match="Expected no vocabulary for examples with one target"):
+        explorer.show(nn.Linear(2, 2), (np.eye(2), [0, 1]), (np.eye(2), [0, 1]), vocabulary=["a"], runs=tmp_path)
+    with pytest.raises(DataError, match="Sequences of tokens are whole numbers"):
         dataset_from_arrays("tokens", *train, *test)

@@ -23,21 +23,12 @@ from explorer.jobs.settings import checked
 from explorer.loading import as_model_input
 from explorer.questions import Classes
 from explorer.sequences import Reduction, SequenceLogProbability, check_target
+from explorer.sources.token_arrays import Pair
 from explorer.token_models import check_tokens, sequence_subject
 from explorer.tokens import IGNORED, TokenExamples
 
 ELEMENTS = 2**24
 """Outputs that exist at once where the model's own tokens are found (64 MB in float32)."""
-
-Pair = tuple[NDArray[Any], NDArray[Any]]
-
-
-def are_sequences(train: Pair) -> bool:
-    """Whether inputs and targets are token numbers `[n, T]` alike, T > 1: a target for every token."""
-    tokens, targets = train
-    return all(part.dtype.kind in "iu" and part.ndim == 2 and part.shape[1] > 1 for part in train) and (
-        tokens.shape == targets.shape
-    )
 
 
 def explained(

@@ -116,8 +116,8 @@ def as_targets(name: str, values: ArrayLike | Tensor) -> NDArray[Any]:
     if array.ndim != 1:
         raise DataError(
             f"Expected one target per example in {name}, shape [n]; found {list(array.shape)}. "
-            f"Turn one-hot rows into class numbers with argmax. Sequences of tokens, with a target for each, are for "
-            f"explorer.explain: runs and their page do not show sequences yet."
+            f"Turn one-hot rows into class numbers with argmax. Sequences of tokens are whole numbers "
+            f"[n, length], with as many targets."
         )
     return array
 
