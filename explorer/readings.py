@@ -24,13 +24,14 @@ ELEMENTS = 2**24
 class Reading:
     """Numbers of b examples, `[b]` each.
 
-    `confidence` is the probability of the given label, `max_probability` that of the model's own answer, `entropy` (nats)
+    `loss` and `measure` (of the given label) are the objective's. `confidence` is the probability of the given label, `max_probability` that of the model's own answer, `entropy` (nats)
     that of its answers, `el2n` the length of probabilities less one-hot label: NaN for regression. Of a sequence these are
     of the whole continuation: products over asked positions, sums, and the length over all of them; it is `correct` where
     the most probable token of every asked position is the given one.
     """
 
     loss: Tensor
+    measure: Tensor
     confidence: Tensor
     correct: Tensor
     max_probability: Tensor
@@ -40,17 +41,19 @@ class Reading:
 
 def read(objective: Objective, outputs: Tensor, targets: Tensor, close: float) -> Reading:
     """The reading of outputs `[b, k]`; a regression is correct within `close`."""
-    loss, predicted = objective.loss(outputs, targets), objective.predict(outputs)
     if isinstance(objective, SequenceLogProbability):
-        return _of_sequences(objective, outputs, targets, loss, predicted)
+        return _of_sequences(objective, outputs, targets)
+    loss, predicted = objective.loss(outputs, targets), objective.predict(outputs)
+    measure = objective.measure(outputs, targets, "label")
     if objective.task != "classification":
         nothing = torch.full((4, len(outputs)), math.nan)
-        return Reading(loss, nothing[0], (predicted - targets).abs() <= close, *nothing[1:])
+        return Reading(loss, measure, nothing[0], (predicted - targets).abs() <= close, *nothing[1:])
     logs = outputs.log_softmax(1)
     p = logs.exp()
     return Reading(
         loss,
-        objective.measure(outputs, targets, "label").exp(),
+        measure,
+        measure.exp(),
         predicted == targets,
         p.amax(1),
         -(p * logs).nan_to_num(nan=0.0).sum(1),  # 0 log 0 is 0
@@ -58,19 +61,28 @@ def read(objective: Objective, outputs: Tensor, targets: Tensor, close: float) -
     )
 
 
-def _of_sequences(
-    objective: SequenceLogProbability, outputs: Tensor, targets: Tensor, loss: Tensor, predicted: Tensor
-) -> Reading:
+def _of_sequences(objective: SequenceLogProbability, outputs: Tensor, targets: Tensor) -> Reading:
+    """Over asked positions alone, and each of their rows once: outputs are most of what there is to read."""
     logits, asked = objective.parts(outputs)
-    logs = logits.log_softmax(2)
-    entropy = -(logs.exp() * logs).nan_to_num(nan=0.0).sum(2)
+    there = asked > 0
+    labels, logs = targets[there], logits[there].log_softmax(1)
+    own, best = logs.gather(1, labels.unsqueeze(1))[:, 0], logs.max(1)
+    p = logs.exp()
+    squares = (p.square().sum(1) - 2 * own.exp() + 1).clamp_min(0)
+    entropy = -logs.mul_(p).nan_to_num_(nan=0.0).sum(1)
+
+    def summed(rows: Tensor) -> Tensor:
+        return torch.zeros_like(asked).masked_scatter(there, rows.to(asked)).sum(1)
+
+    measure = summed(own)
     return Reading(
-        loss,
-        objective.measure(outputs, targets, "label").exp(),
-        (predicted == targets).all(1),
-        objective.measure(outputs, targets, "prediction").exp(),
-        (entropy * asked).sum(1),
-        objective.measure_gradient(outputs, targets, "label").norm(dim=1),
+        -measure * objective.scale(asked),
+        measure,
+        measure.exp(),
+        summed((best.indices != labels).double()) == 0,
+        summed(best.values).exp(),
+        summed(entropy),
+        summed(squares).sqrt(),
     )
 
 

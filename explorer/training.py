@@ -313,12 +313,10 @@ class _Loop:
     def readings(
         self, examples: Examples, rows: NDArray[np.int64], close: float, progress: Progress
     ) -> dict[str, Tensor]:
-        """What is read off the outputs for `rows`, `[n]` each, and the measure of their labels."""
+        """What is read off the outputs for `rows`, `[n]` each, by the names of `Reading`."""
 
         def seen(outputs: Tensor, block: NDArray[np.int64]) -> dict[str, Tensor]:
-            targets = torch.tensor(examples.labels[block])
-            measure = self.objective.measure(outputs, targets, "label")
-            return vars(read(self.objective, outputs, targets, close)) | {"measure": measure}
+            return vars(read(self.objective, outputs, torch.tensor(examples.labels[block]), close))
 
         step = block_of(self.objective, examples, EVALUATION_BATCH)
         parts = evaluated(self.model, examples, seen, rows, step, progress)
