@@ -120,7 +120,7 @@ class SequenceReader:
             _, asked = self.objective.parts(outputs)
             marks = asked.unsqueeze(2)
             features = (got[0].detach().cpu() * marks).sum(1) / marks.sum(1)
-            found = read(self.objective, outputs.double(), torch.from_numpy(labels[some]), 0.0)
+            found = read(self.objective, outputs, torch.from_numpy(labels[some]), 0.0)
             own = self.objective.predict(outputs).numpy()
             said = [text_of(examples, int(row), tokens) for row, tokens in zip(some, own, strict=True)]
             return features.float(), said, found

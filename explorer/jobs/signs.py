@@ -61,6 +61,11 @@ SIGNS: dict[str, tuple[str, str]] = {
 STANDARD_ERROR = "memorization_se"
 OF_CLASSES = ("neighbor_loss", "mean_unconfidence", "mean_max_probability", "entropy", "el2n")
 """Scores that a regression has not."""
+NOT_OF_SEQUENCES = {
+    "neighbor_loss": "needs classes: these are sequences",
+    "input_curvature": "needs inputs of real numbers: these are tokens",
+}
+"""Scores that sequences have not, and why."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +95,12 @@ def pending(run: Run) -> bool:
 
 def unmeasured(run: Run) -> tuple[str, ...]:
     """Which of `COSTLY` are neither there nor left out."""
-    known = set(_costly(run).columns) | set(left_out(run))
+    known = set(_costly(run).columns) | set(left_out(run)) | set(NOT_OF_SEQUENCES if _are_sequences(run) else ())
     return tuple(name for name in COSTLY if name not in known)
+
+
+def _are_sequences(run: Run) -> bool:
+    return run.has("data.json") and run.meta().task == "sequence"
 
 
 def left_out(run: Run) -> dict[str, str]:
@@ -148,6 +157,8 @@ def _costly(run: Run) -> pd.DataFrame:
 
 def _reason(run: Run, name: str) -> str:
     """Why a score is not there."""
+    if name in NOT_OF_SEQUENCES and _are_sequences(run):
+        return NOT_OF_SEQUENCES[name]
     if name in ("self_influence", "harm"):
         return "not measured yet: the job measures it after the scores"
     if name in COSTLY:

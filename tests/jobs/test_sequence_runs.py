@@ -16,7 +16,7 @@ from torch.nn import functional
 import explorer
 from explorer.contracts import TextPreview
 from explorer.errors import DataError, ModelError, SettingsError
-from explorer.jobs import asking, cleaning, laboratory, remedies
+from explorer.jobs import asking, cleaning, laboratory, remedies, signs
 from explorer.jobs.estimate import estimate
 from explorer.jobs.planning import METHODS, Request, ingredients_of, plan, recipe_for
 from explorer.jobs.query import rank_from_run
@@ -338,6 +338,20 @@ def test_what_takes_one_target_an_example_is_refused(tales: Run) -> None:
     ):
         with pytest.raises(SettingsError, match=r"expects one target an example; found .* a run of sequences"):
             ask()
+
+
+def test_scores_that_sequences_have_not_are_named(tales: Run, tmp_path: Path) -> None:
+    run = copied(tales, tmp_path)
+    signs.ask(run)
+    assert work(run).state == "done"
+    told = signs.read(run)
+    assert told.missing["neighbor_loss"] == "needs classes: these are sequences"
+    assert told.missing["input_curvature"] == "needs inputs of real numbers: these are tokens"
+    entropy = run.training_log("entropy")
+    assert entropy is not None
+    np.testing.assert_allclose(told.table["entropy"], entropy.mean(0), rtol=1e-5)
+    assert np.isfinite(told.table["holdout_retraining"]).all()
+    assert not signs.pending(run)
 
 
 def test_planted_copies_are_near_duplicates(tales: Run, tmp_path: Path) -> None:
