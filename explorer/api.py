@@ -7,6 +7,7 @@ heavy until it is called.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,7 @@ def explain(
     method: str = "last-layer",
     settings: Mapping[str, Any] | None = None,
     reduction: Reduction | None = None,
+    pretrained: tuple[nn.Module, Any] | None = None,
 ) -> pd.DataFrame:
     """All training examples ranked by their influence on one or several test predictions, most helpful first.
 
@@ -60,6 +62,8 @@ def explain(
         reduction: what training took of a sequence's tokens: "tokens" their mean over all sequences together (default; as
             `cross_entropy` over a flattened batch), "mean" the mean of each sequence, "sum" their sum. A query asks about
             the summed log-probability of its asked tokens in any case.
+        pretrained: for "two-stage" the network that fine-tuning began from and what that was trained on, `(model, (inputs,
+            targets))`: these examples are ranked instead. `weight_decay` is then that of both trainings.
 
     Returns:
         One row per query and training example: `query, rank, row, id, influence, share, label, prediction,
@@ -70,13 +74,9 @@ def explain(
     Raises:
         ExplorerError: data, model or settings that do not fit, in words.
     """
-    import numpy as np
-
-    from explorer import objectives
-    from explorer.influence.gradients import Head, head_pass
     from explorer.jobs.sequences import explained
-    from explorer.jobs.settings import checked, with_shortcuts
-    from explorer.jobs.subject import make_subject
+    from explorer.jobs.settings import check_of_one_training, checked, with_shortcuts
+    from explorer.jobs.subject import make_subject, predictions
     from explorer.sources.token_arrays import are_sequences
 
     _check_decay(weight_decay)
@@ -84,6 +84,7 @@ def explain(
     chosen, _ = checked(method, given)
     outputs = _outputs_of(model)
     pairs = _pair(train, "train"), _pair(test, "test")
+    check_of_one_training(method, given, pretrained, sequences=are_sequences(*pairs[0]))
     if are_sequences(*pairs[0]):
         asked_rows = _query_rows(query, len(pairs[1][0]))
         with _unchanged(model):
@@ -94,16 +95,17 @@ def explain(
     data = _dataset(*pairs, outputs, keep_seen=True)
     rows = _query_rows(query, len(data.test))
     asked = question(data.classes, target, classes)
-    with _unchanged(model):
+    first, learned = (model, data) if pretrained is None else (pretrained[0], _learned(*pretrained))
+    with _unchanged(model), _unchanged(first):
         subject = make_subject(model, data, weight_decay)
-        fitted = chosen.fit(subject)
+        about = subject if pretrained is None else make_subject(first, learned, weight_decay)
+        fitted = chosen.fit(subject if about is subject else replace(subject, pretrained=about))
         scores = fitted.score(asked.about(data.test, rows))
         own = fitted.self_influence().numpy()
-        everything = np.arange(len(data.train), dtype=np.int64)
-        seen = head_pass(subject, Head.of(model, data.train.batch(everything[:1])), data.train, everything)
-    table = _ranked(data, rows, scores, own, objectives.for_task(data.task).predict(seen.outputs))
-    attributes = {"method": method, "target": target, "classes": asked.named(data.classes), "unit": scores.unit}
-    table.attrs.update(attributes | {"stats": dict(scores.stats)})
+        predicted = predictions(about)
+    table = _ranked(learned, rows, scores, own, predicted)
+    table.attrs.update(method=method, target=target, classes=asked.named(data.classes), unit=scores.unit)
+    table.attrs["stats"] = dict(scores.stats)
     return table
 
 
@@ -158,13 +160,14 @@ def show(
     from explorer import serving
     from explorer.jobs.pipeline import STAGES, run_pipeline
     from explorer.jobs.process import run_as_worker
-    from explorer.jobs.settings import checked, with_shortcuts
+    from explorer.jobs.settings import check_of_one_training, checked, with_shortcuts
     from explorer.jobs.subject import InMemory, make_subject
     from explorer.store import create, runs_root
 
     _check_decay(weight_decay)
     _check_stored(target)
     _, given = checked(method, with_shortcuts(method, settings or {}, {"damping": damping}, option=""))
+    check_of_one_training(method, given)
     pairs = _pair(train, "train"), _pair(test, "test")
     data = _dataset(*pairs, _outputs_of(model), keep_seen=False, vocabulary=vocabulary)
     with _unchanged(model):
@@ -334,6 +337,11 @@ def _dataset(
     (x_train, y_train), (x_test, y_test) = train, test
     classes = outputs if y_train.dtype.kind in "iub" else None
     return dataset_as_given(x_train, y_train, x_test, y_test, n_classes=classes, keep_seen=keep_seen)
+
+
+def _learned(model: nn.Module, train: Any) -> Dataset:
+    pair = _pair(train, "the examples of pretrained")
+    return _dataset(pair, pair, _outputs_of(model), keep_seen=True)
 
 
 def _outputs_of(model: nn.Module) -> int | None:

@@ -189,7 +189,7 @@ def _estimate_in_words(found: Estimate) -> str:
 
 
 def _method_in_words(method: Description) -> str:
-    lines = [method.name]
+    lines = [method.name, *(["  From Python only: a run holds one training."] if method.python_only else [])]
     for text in (method.summary, method.question, method.limits):
         lines += textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="  ")
     for one in method.settings:

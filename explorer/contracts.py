@@ -229,6 +229,7 @@ class Subject:
 
     `weight_decay` is the coefficient wd of (wd/2)‖θ‖² in the objective. `key` identifies weights and data. `training` is
     None where the weights come from elsewhere: methods that go back through the training then say that they cannot.
+    `pretrained` is the stage that fine-tuning began from, for methods that explain by its examples; None for others.
     """
 
     model: torch.nn.Module
@@ -237,6 +238,7 @@ class Subject:
     weight_decay: float
     key: str
     training: Training | None = None
+    pretrained: Subject | None = None
 
 
 @dataclass(frozen=True)

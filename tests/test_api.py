@@ -18,12 +18,14 @@ from explorer.store import Run
 
 COLUMNS = ["query", "rank", "row", "id", "influence", "share", "label", "prediction", "self_influence", "memorized"]
 WEIGHT_DECAY = 0.05
+PULL = 0.3
+"""What fine-tuning weighs staying near the pretrained weights with."""
 
 Pair = tuple[Tensor, Tensor]
 
 
-def converged(x: Tensor, y: Tensor, classes: int, weights: Tensor) -> nn.Linear:
-    """Softmax regression at its weighted optimum, in float64."""
+def converged(x: Tensor, y: Tensor, classes: int, weights: Tensor, near: nn.Linear | None = None) -> nn.Linear:
+    """Softmax regression at its weighted optimum, in float64; held `near` another with a weight of `PULL`."""
     model = nn.Linear(x.shape[1], classes, dtype=torch.float64)
     nn.init.zeros_(model.weight)
     nn.init.zeros_(model.bias)
@@ -36,6 +38,9 @@ def converged(x: Tensor, y: Tensor, classes: int, weights: Tensor) -> nn.Linear:
         losses = nn.functional.cross_entropy(model(x.double()), y, reduction="none")
         total = (losses * weights).sum() / len(x)
         total = total + WEIGHT_DECAY / 2 * sum(p.square().sum() for p in model.parameters())
+        if near is not None:
+            pairs = zip(model.parameters(), near.parameters(), strict=True)
+            total = total + PULL / 2 * sum((p - q.detach()).square().sum() for p, q in pairs)
         total.backward()
         return total
 
@@ -92,6 +97,54 @@ def test_arrays_tensors_and_datasets_agree(logistic: tuple[nn.Linear, Pair, Pair
     tables = [explorer.explain(model, a, b, query=0, weight_decay=WEIGHT_DECAY) for a, b in forms]
     for table in tables[1:]:
         pd.testing.assert_frame_equal(table, tables[0])
+
+
+def test_pretraining_examples_are_ranked_by_what_leaving_them_out_of_it_does(
+    logistic: tuple[nn.Linear, Pair, Pair],
+) -> None:
+    """Both trainings again without an example, from the table that names it."""
+    first, (x, y), test = logistic
+    few = (x[:60] + 0.3, 1 - y[:60])  # another task: most labels are turned
+    ones = torch.ones(60, dtype=torch.float64)
+    model = converged(*few, 2, ones, first)
+    given = {"method": "two-stage", "settings": {"proximal": PULL, "of": "last-layer", "settings": {"damping": 0.0}}}
+    both = {"weight_decay": WEIGHT_DECAY, "pretrained": (first, (x, y))}
+    flags = first.training, model.training
+    table = explorer.explain(model, few, test, query=4, **given, **both)  # type: ignore[arg-type]
+    assert (first.training, model.training) == flags
+    assert list(table.columns) == COLUMNS
+    assert len(table) == 300
+    np.testing.assert_array_equal(table["label"], y.numpy()[table["row"]])
+    np.testing.assert_array_equal(table["prediction"], first(x.double()).argmax(1).numpy()[table["row"]])
+    before = model(test[0].double()).log_softmax(1)[4, test[1][4]].item()
+    for row in (*table["row"][:3], *table["row"][-3:]):
+        weights = torch.ones(300, dtype=torch.float64)
+        weights[row] = 0
+        again = converged(*few, 2, ones, converged(x, y, 2, weights))
+        after = again(test[0].double()).log_softmax(1)[4, test[1][4]].item()
+        influence = table.set_index("row").loc[row, "influence"]
+        assert before - after == pytest.approx(influence, rel=0.15)  # as above
+    assert table.attrs["method"] == "two-stage"
+
+
+def test_two_stages_that_do_not_fit_are_said(logistic: tuple[nn.Linear, Pair, Pair], tmp_path: Path) -> None:
+    model, train, test = logistic
+    two: dict[str, object] = {"method": "two-stage", "settings": {"proximal": 0.1}}
+    with pytest.raises(SettingsError, match=r"found two-stage, which needs a pretrained model .* pretrained=\(model"):
+        explorer.explain(model, train, test, **two)  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match=r"found two-stage, which needs .* use explorer\.explain"):
+        explorer.show(model, train, test, runs=tmp_path, **two)  # type: ignore[arg-type]
+    with pytest.raises(
+        SettingsError, match=r"no pretrained model for the method last-layer; found one\. Choose one of two-"
+    ):
+        explorer.explain(model, train, test, pretrained=(model, train))
+    with pytest.raises(SettingsError, match=r"Expected pretrained as \(model, \(inputs, targets\)\); found Linear"):
+        explorer.explain(model, train, test, pretrained=model, **two)  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match=r"Expected a torch\.nn\.Module; found str"):
+        explorer.explain(model, train, test, pretrained=("net", train), **two)  # type: ignore[arg-type]
+    tokens = np.zeros((4, 3), dtype=np.int64)
+    with pytest.raises(SettingsError, match="one target an example for two-stage; found sequences"):
+        explorer.explain(model, (tokens, tokens), (tokens, tokens), pretrained=(model, train), **two)  # type: ignore[arg-type]
 
 
 def test_the_model_is_as_it_was() -> None:

@@ -156,6 +156,8 @@ def test_methods_are_listed_with_their_settings() -> None:
     listed = explorer("methods").output
     told = json.loads(explorer("methods", "--json").output)
     assert [one["name"] for one in told] == list(METHODS)
+    assert [one["name"] for one in told if one["python_only"]] == ["two-stage"]
+    assert "two-stage\n  From Python only" in listed
     for one in told:
         assert f"\n{one['name']}\n" in f"\n{listed}"
         assert one["question"] in " ".join(listed.split())

@@ -22,9 +22,10 @@ from explorer.influence.relative import Relative
 from explorer.influence.tracin import TracIn
 from explorer.influence.trak import TRAK
 from explorer.influence.turnover_dropout import TurnoverDropout
+from explorer.influence.two_stage import TwoStage
 from explorer.influence.value_embedding import DataValueEmbedding
 
-__all__ = ["METHODS", "THROUGH_TRAINING", "GradientDot", "LastLayer", "method_from"]
+__all__ = ["METHODS", "OF_TWO_STAGES", "THROUGH_TRAINING", "GradientDot", "LastLayer", "method_from"]
 
 METHODS: dict[str, Any] = {
     method.name: method
@@ -46,11 +47,15 @@ METHODS: dict[str, Any] = {
         Metagradient,
         DataValueEmbedding,
         TurnoverDropout,
+        TwoStage,
     )
 }
 """Every method by its name: frozen dataclasses behind `contracts.Method`."""
 THROUGH_TRAINING = (Metagradient.name, DataValueEmbedding.name, TurnoverDropout.name)
 """Methods that go through the subject's own training once more: `fit` refuses weights that come from elsewhere."""
+
+OF_TWO_STAGES = (TwoStage.name,)
+"""Methods that explain by another subject's examples, those of its `pretrained`: from Python, runs hold one training."""
 
 
 def method_from(name: str, settings: Mapping[str, Any] | None = None) -> Method:

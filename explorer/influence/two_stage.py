@@ -19,6 +19,7 @@ from torch import Tensor
 from explorer.contracts import MEASURE_UNIT, Fitted, Method, Progress, Queries, Scores, Subject, silent
 from explorer.errors import ModelError, SettingsError
 from explorer.influence import directional, kronecker, projection
+from explorer.influence.blocks import says_what_fits
 from explorer.influence.directional import FittedInverse, Rows, contract, query_rows, train_rows
 from explorer.influence.gradients import Head
 from explorer.influence.last_layer import FittedLastLayer
@@ -38,21 +39,18 @@ class TwoStage:
         θ = argmin (1/n) Σ l(z_i; θ) + (wd₁/2)‖θ‖²,
         φ = argmin (1/n₂) Σ l(z_j; φ) + (wd₂/2)‖φ‖² + (α/2)‖φ − φ₀‖²,
     φ₀ what fine-tuning began with: θ in the layers that both models share by name and shape, anything else in others.
-    Leaving i out moves θ by (1/n) H₁⁻¹ g_i, and ∂φ/∂φ₀ = α H₂⁻¹. H₁ and H₂ are those of the method `of` ("last-layer",
+    `proximal` is that α, which the training decided: without it nothing can be fitted. Leaving i out moves θ by (1/n) H₁⁻¹ g_i, and ∂φ/∂φ₀ = α H₂⁻¹. H₁ and H₂ are those of the method `of` ("last-layer",
     "ekfac" or "kfac") with its `settings`, each damped by its own rule; layers that it leaves out count as fixed.
     """
 
-    proximal: float
+    proximal: float | None = None
     of: str = "ekfac"
     settings: Mapping[str, Any] = field(default_factory=dict)
     name: ClassVar[str] = "two-stage"
 
     def __post_init__(self) -> None:
-        if not 0 < self.proximal < float("inf"):
-            raise SettingsError(
-                f"Expected proximal > 0 and finite; found {self.proximal!r}. Give the weight that fine-tuning put on "
-                "staying near the pretrained weights: without one, nothing of the pretraining is left."
-            )
+        if self.proximal is not None:
+            self._pull()
         if self.of not in ONES:
             raise SettingsError(f"Expected of to be one of {', '.join(ONES)}; found {self.of!r}. Choose one of these.")
         object.__setattr__(self, "settings", MappingProxyType(dict(self.settings)))
@@ -61,11 +59,21 @@ class TwoStage:
     def __hash__(self) -> int:
         return hash((self.proximal, self.of, repr(sorted(self.settings.items()))))
 
+    @says_what_fits
+    def fit(self, subject: Subject, progress: Progress = silent) -> Fitted:
+        """As `over` the `subject.pretrained` and the subject, which is the fine-tuned stage.
+
+        Raises:
+            SettingsError: there is no `proximal`, or no pretrained stage. What `over` raises.
+        """
+        return self.over(_pretrained(subject), subject, progress)
+
     def over(self, pretrained: Subject, finetuned: Subject, progress: Progress = silent) -> FittedTwoStage:
         """Fits the method to both stages; `finetuned.weight_decay` is wd₂ without α. Cost: both fits.
 
         Raises:
             ModelError: the models share no layer. What the method `of` raises.
+            SettingsError: there is no `proximal`.
         """
         began = time.perf_counter()
         stages = []
@@ -77,18 +85,25 @@ class TwoStage:
             stages.append(Stage.of(self._inner().fit(subject, told)))
         return self._fitted(pretrained, finetuned, stages, began)
 
-    def restore(
-        self, pretrained: Subject, finetuned: Subject, tensors: Mapping[str, Tensor], stats: Mapping[str, Any]
-    ) -> FittedTwoStage:
-        """The fitted method from `tensors()` and `stats`."""
-        stages = []
-        for number, subject in enumerate((pretrained, self._held(finetuned)), start=1):
+    def restore(self, subject: Subject, tensors: Mapping[str, Tensor], stats: Mapping[str, Any]) -> Fitted:
+        """The fitted method from `tensors()` and `stats`, for a fine-tuned subject with its `pretrained`."""
+        pretrained, stages = _pretrained(subject), []
+        for number, stage in enumerate((pretrained, self._held(subject)), start=1):
             own = {name.removeprefix(f"{number}/"): t for name, t in tensors.items() if name.startswith(f"{number}/")}
-            stages.append(Stage.of(self._inner().restore(subject, own, stats[f"stage{number}"])))
-        return FittedTwoStage(pretrained, finetuned, stages[0], stages[1], _shared(*stages), dict(stats))
+            stages.append(Stage.of(self._inner().restore(stage, own, stats[f"stage{number}"])))
+        return FittedTwoStage(pretrained, subject, stages[0], stages[1], _shared(*stages), dict(stats))
 
     def _held(self, finetuned: Subject) -> Subject:
-        return replace(finetuned, weight_decay=finetuned.weight_decay + self.proximal)
+        return replace(finetuned, weight_decay=finetuned.weight_decay + self._pull())
+
+    def _pull(self) -> float:
+        """α."""
+        if self.proximal is None or not 0 < self.proximal < float("inf"):
+            raise SettingsError(
+                f"Expected proximal > 0 and finite; found {self.proximal!r}. Give the weight that fine-tuning put on "
+                "staying near the pretrained weights: without one, nothing of the pretraining is left."
+            )
+        return self.proximal
 
     def _inner(self) -> Method:
         from explorer.influence import method_from  # the table of methods
@@ -99,7 +114,7 @@ class TwoStage:
         shared = _shared(*stages)
         stats = {
             "of": self.of,
-            "proximal": self.proximal,
+            "proximal": self._pull(),
             "shared": [name for name, at in zip(stages[0].layers.names, shared, strict=True) if at is not None],
             "stage1": dict(stages[0].fitted.stats),
             "stage2": dict(stages[1].fitted.stats),
@@ -265,6 +280,16 @@ class FittedTwoStage:
         for start, rows in found:
             yield start, rows
             progress(start + len(rows), n, "scores")
+
+
+def _pretrained(subject: Subject) -> Subject:
+    if subject.pretrained is None:
+        raise SettingsError(
+            "Expected a fine-tuned subject with the pretrained stage that it began from; found one without. Give it from "
+            'Python, explorer.explain(..., method="two-stage", pretrained=(model, (inputs, targets))), or choose a method of '
+            "one training."
+        )
+    return subject.pretrained
 
 
 def _shared(first: Stage, second: Stage) -> list[int | None]:

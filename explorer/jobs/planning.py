@@ -83,6 +83,7 @@ def plan(request: Request) -> RunSpec:
     shortcuts = {"damping": request.damping, "layers": request.layers}
     given = method_settings.with_shortcuts(method, request.settings, shortcuts)
     _, settings = method_settings.checked(method, given)
+    method_settings.check_of_one_training(method, settings)
     return RunSpec(
         source=source.spec(),
         model=_model_spec(request.model, request.weights),

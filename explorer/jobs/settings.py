@@ -46,13 +46,17 @@ class Setting:
 
 @dataclass(frozen=True)
 class Description:
-    """A method in words: the first line of its docstring, what question it answers, what it leaves out, and its settings."""
+    """A method in words: the first line of its docstring, what question it answers, what it leaves out, and its settings.
+
+    `python_only` methods need more than a run holds.
+    """
 
     name: str
     summary: str
     question: str
     limits: str
     settings: tuple[Setting, ...]
+    python_only: bool = False
 
 
 def describe(name: str) -> Description:
@@ -77,7 +81,8 @@ def describe(name: str) -> Description:
         )
         for field in known.values()
     )
-    return Description(name, summary.strip(), _flat(question), _flat(limits), settings)
+    alone = name in influence.OF_TWO_STAGES
+    return Description(name, summary.strip(), _flat(question), _flat(limits), settings, alone)
 
 
 def descriptions() -> list[Description]:
@@ -124,6 +129,40 @@ def checked(method: str, given: Mapping[str, Any]) -> tuple[Method, dict[str, An
     values = {name: _read(name, value, hints[name]) for name, value in given.items()}
     made = influence.method_from(method, values)
     return made, {name: value for name, value in values.items() if value != _default(known[name])}
+
+
+def check_of_one_training(
+    method: str, settings: Mapping[str, Any], pretrained: object = None, *, sequences: bool = False
+) -> None:
+    """See that what is asked has the stages that the method needs: one, or a `pretrained` one before it.
+
+    Raises:
+        SettingsError: two stages without a pretrained one, or a pretrained one that the method does not ask about.
+    """
+    stages = [name for name in influence.OF_TWO_STAGES if name in (method, settings.get("of"))]
+    if stages and pretrained is None:
+        raise SettingsError(
+            f"Expected a method of one training; found {', '.join(stages)}, which needs a pretrained model and its "
+            f'examples too. Runs hold one training: use explorer.explain(..., method="{method}", pretrained=(model, '
+            "(inputs, targets))) from Python."
+        )
+    if pretrained is None:
+        return
+    if not stages:
+        raise SettingsError(
+            f"Expected no pretrained model for the method {method}; found one. Choose one of "
+            f"{', '.join(influence.OF_TWO_STAGES)} to rank its examples, or leave it out."
+        )
+    if sequences:
+        raise SettingsError(
+            f"Expected one target an example for {method}; found sequences. Fit it to subjects of your own "
+            "(explorer.influence.two_stage.TwoStage.over), or choose a method of one training."
+        )
+    if not isinstance(pretrained, tuple | list) or len(pretrained) != 2:
+        raise SettingsError(
+            f"Expected pretrained as (model, (inputs, targets)); found {type(pretrained).__name__}. Give the network before "
+            "fine-tuning and what it was trained on."
+        )
 
 
 def with_shortcuts(

@@ -17,6 +17,7 @@ import safetensors.torch
 from explorer import loading, models, objectives, sources, transformer
 from explorer.contracts import Dataset, Recipe, Subject, Training
 from explorer.errors import ModelError
+from explorer.influence.gradients import Head, head_pass
 from explorer.sequences import SequenceLogProbability
 from explorer.token_models import TokenModel, check_tokens, sequence_subject
 from explorer.training import EpochState, resolve_epochs
@@ -168,6 +169,13 @@ def _of_sequences(model: nn.Module, dataset: Dataset, weight_decay: float) -> Su
     held_out = np.asarray(dataset.test.labels)
     check_tokens(held_out, held_out.shape[1] * (subject.objective.vocabulary + 1))
     return subject
+
+
+def predictions(subject: Subject) -> Tensor:
+    """The model's answer to each of its training examples, `[n]`; cost a pass over them."""
+    everything = np.arange(len(subject.train), dtype=np.int64)
+    head = Head.of(subject.model, subject.train.batch(everything[:1]))
+    return subject.objective.predict(head_pass(subject, head, subject.train, everything).outputs)
 
 
 def subject_of(run: Run, ingredients: Ingredients) -> tuple[Dataset, Subject]:

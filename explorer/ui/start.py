@@ -58,8 +58,9 @@ def _form() -> None:
 
 
 def _methods() -> list[dict[str, Any]] | None:
-    """What the methods are; None after words that say why that is not known."""
-    return _tried(commands.methods, "Asking for the methods …")
+    """What the methods are that a run can have; None after words that say why that is not known."""
+    found = _tried(commands.methods, "Asking for the methods …")
+    return None if found is None else [one for one in found if not one.get("python_only")]
 
 
 def _wish(described: list[dict[str, Any]]) -> Wish:

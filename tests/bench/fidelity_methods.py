@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from explorer.contracts import Target
-from explorer.influence import METHODS, method_from
+from explorer.influence import METHODS, OF_TWO_STAGES, method_from
 from tests.bench.fidelity_trained import Trained
 
 DAMPINGS = (1e-4, 5e-4, 1e-3, 5e-3, 1e-2, 5e-2)
@@ -140,9 +140,9 @@ def _disagreement(inputs: Tensor, trained: Trained, neighbors: int = 10) -> Tens
 
 
 def ours() -> list[Candidate]:
-    """Every registered method at its defaults and its listed settings."""
+    """Every registered method of one training at its defaults and its listed settings."""
     rows = []
-    for name in METHODS:
+    for name in (name for name in METHODS if name not in OF_TWO_STAGES):
         for settings in SETTINGS.get(name, ({},)):
             how = {"name": name, "settings": settings}
             rows.append(Candidate("ours", _label(name, settings), registered, how, FEW.get(name)))

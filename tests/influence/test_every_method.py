@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -11,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from explorer.contracts import TARGETS, Fitted, Method, Queries, Target
-from explorer.errors import Cancelled, DataError, ModelError
-from explorer.influence import METHODS, THROUGH_TRAINING
+from explorer.contracts import TARGETS, Fitted, Method, Queries, Subject, Target
+from explorer.errors import Cancelled, DataError, ModelError, SettingsError
+from explorer.influence import METHODS, OF_TWO_STAGES, THROUGH_TRAINING
 from tests import oracles, problems
 
 FLOAT32 = 2e-5
@@ -37,6 +38,8 @@ REMOVED = 5
 
 HEADS = ("last-layer", "gradient-dot")
 """Methods of the last layer, whose oracles are here; those of the others stand beside each of them."""
+STAGED = {"two-stage": {"proximal": 0.3}}
+"""Methods of two stages, both of which are the problem's own here."""
 FIT_ALONE = [name for name in METHODS if name not in THROUGH_TRAINING]
 """Methods that need no more than the final weights; the others have batteries of their own."""
 FEW = ("softmax", "conv", "mlp-regression")
@@ -48,7 +51,8 @@ CASES = [
         method,
         name,
         marks=pytest.mark.slow
-        if method in ALIKE or (method not in HEADS and name not in FEW[: 1 if method in ITERATIVE else 3])
+        if method in ALIKE
+        or (method not in HEADS and name not in FEW[: 1 if method in ITERATIVE or method in STAGED else 3])
         else [],
     )
     for method in FIT_ALONE
@@ -62,14 +66,18 @@ each_target = pytest.mark.parametrize("target", TARGETS)
 
 
 def _made(method: str) -> Method:
-    found: Method = METHODS[method](**ITERATIVE.get(method, {}))
+    found: Method = METHODS[method](**(ITERATIVE | STAGED).get(method, {}))
     return found
+
+
+def _subject(method: str, made: problems.Problem) -> Subject:
+    return replace(made.subject(), pretrained=made.subject()) if method in OF_TWO_STAGES else made.subject()
 
 
 @cache
 def _case(method: str, name: str) -> tuple[problems.Problem, Fitted]:
     made = problems.problem(name)
-    return made, _made(method).fit(made.subject())
+    return made, _made(method).fit(_subject(method, made))
 
 
 def _queries(made: problems.Problem, target: Target, rows: list[int] | None = None) -> Queries:
@@ -124,7 +132,7 @@ def test_scores_say_what_they_are(method: str, name: str, target: Target) -> Non
 @each_case
 def test_fitting_and_scoring_twice_gives_the_same_bits(method: str, name: str) -> None:
     made, fitted = _case(method, name)
-    again = _made(method).fit(problems.problem(name).subject())
+    again = _made(method).fit(_subject(method, problems.problem(name)))
     first, second = fitted.score(_queries(made, "label")), again.score(_queries(made, "label"))
     assert torch.equal(first.values, second.values)
     assert torch.equal(first.values, fitted.score(_queries(made, "label")).values)
@@ -195,9 +203,8 @@ def test_saved_and_reloaded_gives_the_same_bytes(method: str, name: str, tmp_pat
     made, fitted = _case(method, name)
     save_file(fitted.tensors(), tmp_path / "fitted.safetensors")
     stats = json.loads(json.dumps(dict(fitted.stats)))
-    restored = _made(method).restore(
-        problems.problem(name).subject(), load_file(tmp_path / "fitted.safetensors"), stats
-    )
+    home = _subject(method, problems.problem(name))
+    restored = _made(method).restore(home, load_file(tmp_path / "fitted.safetensors"), stats)
     assert dict(restored.stats) == dict(fitted.stats)
     assert restored.unit == fitted.unit
     for target in TARGETS:
@@ -245,11 +252,11 @@ def test_work_leaves_the_model_as_it_was_cancelled_or_not(method: str, name: str
     made = problems.problem(name)
     before = _state(made.model)
     _, fitted = _case(method, name)
-    fitted = _made(method).restore(made.subject(), fitted.tensors(), fitted.stats)
+    fitted = _made(method).restore(_subject(method, made), fitted.tensors(), fitted.stats)
     queries = _queries(made, "label")
     weights = torch.ones(1, len(made.test))
     works: dict[str, Callable[[_CancelAt], object]] = {
-        "fit": lambda progress: _made(method).fit(made.subject(), progress),
+        "fit": lambda progress: _made(method).fit(_subject(method, made), progress),
         "score": lambda progress: fitted.score(queries, progress),
         "weighted": lambda progress: fitted.weighted(queries, weights, progress),
         "self_influence": lambda progress: fitted.self_influence(progress),
@@ -272,6 +279,8 @@ def test_removing_the_most_helpful_hurts_and_the_most_harmful_helps(method: str,
     made, fitted = _case(method, name)
     if method == "bias-only":
         pytest.skip("what the bias alone would do is not what removing an example does")
+    if method in OF_TWO_STAGES:
+        pytest.skip("a refit of one stage is no truth for two; tests/influence/test_two_stage.py refits both")
     if method not in HEADS and not made.whole:
         pytest.skip("refits of the head are no truth for the layers below it")
     head = oracles.head_of(made)
@@ -292,6 +301,17 @@ def test_removing_the_most_helpful_hurts_and_the_most_harmful_helps(method: str,
 def test_methods_that_need_the_training_say_so(method: str) -> None:
     with pytest.raises(ModelError, match="training"):
         METHODS[method]().fit(problems.problem("softmax").subject())
+
+
+@pytest.mark.parametrize("method", OF_TWO_STAGES)
+def test_methods_of_two_stages_say_what_is_missing(method: str) -> None:
+    made = problems.problem("softmax")
+    with pytest.raises(
+        SettingsError, match=r"pretrained stage that it began from; found one without\. Give it from Python"
+    ):
+        _made(method).fit(made.subject())
+    with pytest.raises(SettingsError, match=r"proximal > 0 and finite; found None\. Give the weight"):
+        METHODS[method]().fit(_subject(method, made))
 
 
 @each_method

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from explorer.contracts import TARGETS, Fitted, Method, Queries, Target
-from explorer.influence import METHODS, THROUGH_TRAINING
+from explorer.influence import METHODS, OF_TWO_STAGES, THROUGH_TRAINING
 from tests import problems
 
 DEVICE = torch.device(os.environ.get("EXPLORER_TEST_DEVICE", "cuda"))
@@ -23,7 +23,7 @@ SETTINGS = {
     "lissa": {"depth": 10},
 }
 """Iterations that come to an end, so that two machines stop at the same place."""
-ALONE = [name for name in METHODS if name not in THROUGH_TRAINING]
+ALONE = [name for name in METHODS if name not in (*THROUGH_TRAINING, *OF_TWO_STAGES)]
 
 pytestmark = [
     pytest.mark.gpu,

@@ -57,7 +57,7 @@ HEAD = f"{PREFIX}head"
 TOP = (f"{PREFIX}blocks.0.out", f"{PREFIX}blocks.1.up", HEAD)
 """Layers below attention, after it and last, whose dense matrix over all of them together is small."""
 
-REFUSES = ("trak", *THROUGH_TRAINING)
+REFUSES = ("trak", "two-stage", *THROUGH_TRAINING)
 QUICK = ("last-layer", "gauss-newton", "ekfac", "tracin", "bias-only", "gradient-dot")
 SLOWER = ("kfac", "logra", "relative")
 each_exact = pytest.mark.parametrize(

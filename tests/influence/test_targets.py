@@ -1,6 +1,7 @@
 """Margins and contrasts through every method: each row keeps its own classes, and they add up as log-probabilities do."""
 
 import copy
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from explorer.contracts import Fitted, Queries, Recipe, Subject, Target, Training
 from explorer.errors import SettingsError
-from explorer.influence import METHODS, backward, bias_only, gradients, tracin, value_embedding
+from explorer.influence import METHODS, OF_TWO_STAGES, backward, bias_only, gradients, tracin, value_embedding
 from explorer.objectives import CrossEntropy, SquaredError
 from explorer.retraining import Retraining, measures
 from explorer.training import train_epochs
@@ -22,7 +23,11 @@ ROUNDING = 1e-4
 """Share of the largest score: float32 features and sums (6e-8), the inverse of a small curvature magnifies their error."""
 ITERATIVE = {"conjugate-gradient": 3e-2, "refine": 3e-2}
 """Share for methods that stop at a tolerance: at a residual of 1e-2 of each query's own gradient."""
-CHEAPER: dict[str, dict[str, Any]] = {"lissa": {"depth": 40}, "arnoldi": {"projections": 20}}
+CHEAPER: dict[str, dict[str, Any]] = {
+    "lissa": {"depth": 40},
+    "arnoldi": {"projections": 20},
+    "two-stage": {"proximal": 0.3},
+}
 """A sum that is cut short is as linear in the query as a long one."""
 RECIPE = Recipe(epochs=2, rate=0.1, momentum=0.5, weight_decay=0.02, batch_size=8, seed=1)
 N, CLASSES = 24, 3
@@ -77,7 +82,8 @@ def asked(labels: np.ndarray | None = None) -> ListExamples:
 
 @cache
 def fitted(name: str) -> Fitted:
-    return METHODS[name](**CHEAPER.get(name, {})).fit(subject())
+    of = replace(subject(), pretrained=subject()) if name in OF_TWO_STAGES else subject()
+    return METHODS[name](**CHEAPER.get(name, {})).fit(of)
 
 
 def of_label(name: str, labels: np.ndarray) -> Tensor:

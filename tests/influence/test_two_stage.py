@@ -270,7 +270,7 @@ def test_blocks_change_nothing_whether_kept_or_not(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(directional, "QUERY_ELEMENTS", 4 * fitted.second.layers.size)
     for kept in (2**30, 0):
         monkeypatch.setattr(directional, "KEEP_BYTES", kept)
-        again = TwoStage(PROXIMAL).restore(made.subject(), second, fitted.tensors(), fitted.stats)
+        again = TwoStage(PROXIMAL).restore(replace(second, pretrained=made.subject()), fitted.tensors(), fitted.stats)
         for _ in range(2):
             reordered = 2e-5  # float32 sums in another order, through two damped inverses
             _close(again.score(queries).values, expected[0], reordered)
@@ -286,9 +286,8 @@ def test_saved_and_reloaded_gives_the_same_bits(of: str, tmp_path: Path) -> None
     save_file(fitted.tensors(), tmp_path / "fitted.safetensors")
     stats = json.loads(json.dumps(dict(fitted.stats)))
     other = network("norms")
-    restored = method.restore(
-        other.subject(), other.subject(train=made.test), load_file(tmp_path / "fitted.safetensors"), stats
-    )
+    staged = other.subject(train=made.test, pretrained=other.subject())
+    restored = method.restore(staged, load_file(tmp_path / "fitted.safetensors"), stats)
     assert dict(restored.stats) == dict(fitted.stats)
     for target in TARGETS:
         queries = made.queries(target)

@@ -42,6 +42,11 @@ def test_a_setting_s_default_leads_to_the_same_run() -> None:
         ),
         ({"layers": "head"}, "Expected settings of last-layer out of damping; found --layers"),
         ({"method": "magic"}, "found 'magic'"),
+        (
+            {"method": "two-stage", "settings": {"proximal": "0.1"}},
+            "found two-stage, which needs a pretrained model and its",
+        ),
+        ({"method": "relative", "settings": {"of": "two-stage"}}, "Runs hold one training: use explorer.explain("),
     ],
 )
 def test_wrong_settings_are_said_before_any_worker_is_started(request_: dict[str, Any], words: str) -> None:

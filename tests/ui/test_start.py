@@ -41,6 +41,7 @@ TOLD: list[dict[str, Any]] = [
     {"name": "other", "summary": "", "question": f"What? {HOSTILE}", "limits": "Nothing.", "settings": [
         {"name": "form", "kind": "one of a, b", "default": "a", "choices": ["a", "b"], "help": "Form."},
         {"name": "steps", "kind": "a whole number", "default": "10", "choices": [], "help": HOSTILE}]},
+    {"name": "two-stage", "summary": "", "question": "Whose?", "limits": "", "settings": [], "python_only": True},
 ]  # fmt: skip
 PRICE: dict[str, Any] = {
     "seconds": {"data": 1.0, "scores": None}, "basis": {"data": "loaded", "scores": "not known"}, "sure": "Within a tenth.",
@@ -160,6 +161,11 @@ class TestTheForm:
             assert words in shown
         app.text_input(key="start-queries").set_value("5").run()
         assert "12,345 parameters" not in html(app)  # a price of something else
+
+    def test_what_no_run_can_have_is_not_offered(self, root: Path, asked: list[tuple[str, Wish]]) -> None:
+        found = opened().selectbox(key="start-method").options
+        assert len(found) == 2
+        assert "two-stage" not in found
 
     def test_what_is_chosen_is_asked(self, root: Path, asked: list[tuple[str, Wish]]) -> None:
         app = opened()
