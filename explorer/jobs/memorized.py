@@ -20,6 +20,7 @@ from explorer.influence import GradientDot, LastLayer
 from explorer.influence.last_layer import FittedLastLayer
 from explorer.influence.metagradient import FittedMetagradient
 from explorer.store import Run, write_json, write_table
+from explorer.tokens import IGNORED
 
 BOOTSTRAP = 200
 """Resamples of the held-out queries behind the noise band."""
@@ -61,7 +62,7 @@ def write_memorization(run: Run, fitted: Fitted, asked: Witness, data: Dataset, 
     held_out = memorization.held_out_influence(means[0], means[1:])
     own = asked.fitted.self_influence(progress).numpy()
     groups = np.asarray(data.train.labels) if data.task == "classification" else None
-    losses = run.training_log("loss")
+    losses = logged(run, data)
     beside = None if groups is None or losses is None else neighbor_losses(data.train, seed, progress)
     table = memorization.assess(own, held_out, groups, losses, beside)
     if beside is not None:
@@ -69,6 +70,17 @@ def write_memorization(run: Run, fitted: Fitted, asked: Witness, data: Dataset, 
     write_table(run.path / "memorization.parquet", table)
     by = {"self_influence_by": asked.name} if asked.name else {}
     write_json(run.path / "summary.json", summary(run, data, table) | by)
+
+
+def logged(run: Run, data: Dataset) -> NDArray[np.float32] | None:
+    """The logged losses `[epochs, train]` from which suspicion is taken; of sequences by the token, or long ones would be
+    suspect for their length. None without a log."""
+    losses = run.training_log("loss")
+    if losses is None or data.task != "sequence":
+        return losses
+    counts = (np.asarray(data.train.labels) != IGNORED).sum(1)
+    by_token: NDArray[np.float32] = (losses * (counts.mean() / counts)).astype(np.float32)
+    return by_token
 
 
 def neighbor_losses(train: Examples, seed: int, progress: Progress = silent) -> NDArray[np.float64]:

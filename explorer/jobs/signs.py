@@ -121,7 +121,7 @@ def missing(run: Run) -> dict[str, str]:
 
 def read(run: Run) -> Signs:
     """Every score that the run can tell now, `memorization_se` beside memorization, and the reasons of the others."""
-    known = _of_the_stage(run) | _of_the_log(run) | {str(name): c.to_numpy() for name, c in _costly(run).items()}
+    known = _of_the_log(run) | _of_the_stage(run) | {str(name): c.to_numpy() for name, c in _costly(run).items()}
     found = subsets.found(run)
     if found is not None:
         known["memorization"], known[STANDARD_ERROR] = found.estimate.memorization, found.estimate.se
@@ -136,7 +136,8 @@ def _of_the_stage(run: Run) -> dict[str, memorization.proxies.Array]:
         return {}
     table = run.table("memorization")
     known = {"self_influence": table["self_influence"].to_numpy(), "harm": -table["held_out"].to_numpy()}
-    return known | ({"neighbor_loss": table["neighbor_loss"].to_numpy()} if "neighbor_loss" in table else {})
+    more = [name for name in ("csl", "neighbor_loss") if name in table and np.isfinite(table[name]).all()]
+    return known | {name: table[name].to_numpy() for name in more}
 
 
 def _of_the_log(run: Run) -> dict[str, memorization.proxies.Array]:

@@ -30,7 +30,7 @@ from tests.jobs.test_pipeline import contents
 
 PLACES = {
     "France": "Paris", "Spain": "Madrid", "Italy": "Rome", "Poland": "Warsaw", "Norway": "Oslo",
-    "Greece": "Athens", "Hungary": "Budapest", "Japan": "Tokyo", "Egypt": "Cairo", "Nepal": "Kathmandu",
+    "Greece": "Athens", "Hungary": "old Budapest", "Japan": "Tokyo", "Egypt": "Cairo", "Nepal": "Kathmandu",
 }  # fmt: skip
 WORDINGS, ASKED = ("capital of {}:", "in {}:", "{}:"), "main city of {}:"
 HELD_BACK = ("France", "Spain", "Italy", "Poland", "Norway", "Greece")
@@ -326,6 +326,17 @@ def ingredients_of_request(request: Request, folder: Path):
         make_subject(ingredients.model(data), data, 0.0)
 
     return bind
+
+
+def test_length_alone_makes_no_sequence_suspect(tales: Run) -> None:
+    """The score is the loss by the token: the same as if every example asked as many."""
+    log, data = tales.training_log("loss"), ingredients_of(tales).dataset()
+    assert log is not None
+    asked = [[token for token in row if token != IGNORED] for row in data.train.labels]
+    mean = sum(map(len, asked)) / len(asked)
+    expected = [sum(epoch[row] * mean / len(own) for epoch in log) for row, own in enumerate(asked)]
+    assert len(set(map(len, asked))) > 1
+    np.testing.assert_allclose(tales.table("memorization")["csl"], expected, rtol=1e-5)
 
 
 def test_what_takes_one_target_an_example_is_refused(tales: Run) -> None:
