@@ -51,6 +51,17 @@ class TestChart:
         assert "no examples" in said[0, 3]
         assert HOSTILE not in "".join(cells.text)
 
+    def test_cells_are_written_in_one_power_of_ten(self) -> None:
+        values = np.array([[1.6e-3, -1.52e-4], [np.nan, 9e-7]])
+        assert heat.power(heat.largest(values)) == -4
+        assert heat.written(values, -4) == [["+16.0", "−1.5"], ["", "0"]]
+        assert heat.power(heat.largest(np.array([[-0.5, 0.25]]))) == 0
+        assert heat.written(np.array([[-0.5, 0.251]]), 0) == [["−0.50", "+0.25"]]
+        assert heat.power(heat.largest(np.zeros((2, 2)))) == 0
+        assert heat.power(heat.largest(np.array([[2.5e6]]))) == 5
+        colors, _ = heat.figure(DRAWN).data
+        assert [list(row) for row in colors.text] == heat.written(DRAWN.values, 0)
+
     def test_the_chosen_pair_is_framed_where_it_is_drawn(self) -> None:
         (frame,) = heat.figure(DRAWN).layout.shapes
         assert (frame.x0, frame.x1, frame.y0, frame.y1) == (-0.5, 0.5, 0.5, 1.5)

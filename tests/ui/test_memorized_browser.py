@@ -40,6 +40,24 @@ def test_an_example_opens_by_key_closes_and_is_found_on_the_map(browser: Browser
         )
 
 
+def test_what_is_opened_from_far_below_comes_into_view(browser: Browser, address: str) -> None:
+    with visited(browser, f"{address}/memorized", TILE) as page:
+        tile = page.locator(TILE).last
+        name = tile.locator(".ix-id").inner_text()
+        tile.scroll_into_view_if_needed()
+        assert page.evaluate("document.querySelector('.ix-counts').getBoundingClientRect().bottom") < 0
+        tile.click()
+        card = page.locator(".ix-card", has_text=name)
+        card.wait_for(timeout=WAIT_MS)
+        page.wait_for_function(
+            """() => {
+              const { top } = document.querySelector('.st-key-ix-opened').getBoundingClientRect();
+              return top > 0 && top < innerHeight / 2;
+            }""",
+            timeout=WAIT_MS,
+        )
+
+
 @pytest.mark.slow
 def test_a_slider_moves_the_counts_by_key(browser: Browser, address: str) -> None:
     with visited(browser, f"{address}/memorized", TILE) as page:

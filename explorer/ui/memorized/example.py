@@ -5,6 +5,10 @@ Which example is open is one number in the session; the picture and the gallerie
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 import streamlit as st
@@ -18,6 +22,9 @@ from explorer.ui.memorized.thresholds import CORNERS, Measured
 from explorer.ui.parts import drawer
 from explorer.ui.views import examples, history, neighbors
 from explorer.ui.views.examples import Example
+
+if TYPE_CHECKING:
+    from streamlit.components.v2.types import ComponentRenderer
 
 VALUES = 3
 """Values shown of a table row, most unusual first."""
@@ -37,19 +44,21 @@ def opened(run: Run) -> int | None:
 
 
 def show(run: Run, row: int, found: Measured) -> None:
-    """The card, the history, and the twins."""
+    """The card, the history, and the twins; they come into view where they were opened from far below."""
     one = of(run, row, found)
-    st.html(examples.card(one))
-    with st.container(horizontal=True):
-        st.page_link(
-            "screens/explore.py",
-            label="See it on the map",
-            icon=":material/map:",
-            query_params={"run": run.key, "row": one.id},
-        )
-        st.button("Close", key="close-example", on_click=_close, type="tertiary")
-    _history(run, row)
-    _twins(run, row, one.id)
+    with st.container(key="ix-opened"):
+        _seen()(key="opened-seen", data={"name": one.id}, height=0)
+        st.html(examples.card(one))
+        with st.container(horizontal=True):
+            st.page_link(
+                "screens/explore.py",
+                label="See it on the map",
+                icon=":material/map:",
+                query_params={"run": run.key, "row": one.id},
+            )
+            st.button("Close", key="close-example", on_click=_close, type="tertiary")
+        _history(run, row)
+        _twins(run, row, one.id)
 
 
 def of(run: Run, row: int, found: Measured) -> Example:
@@ -129,3 +138,9 @@ def _inspected(row: int) -> None:
 def _close() -> None:
     open_row(None)
     st.rerun("quadrants")
+
+
+@cache
+def _seen() -> ComponentRenderer:
+    script = Path(__file__).with_name("opened.js").read_text(encoding="utf-8")
+    return st.components.v2.component("influence_opened", html="<span hidden></span>", js=script, isolate_styles=False)

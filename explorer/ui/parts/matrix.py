@@ -16,7 +16,7 @@ from explorer.ui import answers, load, scatter
 from explorer.ui.parts import items
 from explorer.ui.views import matrix
 from explorer.ui.views import pair as views
-from explorer.ui.views.heat import Matrix
+from explorer.ui.views.heat import WRITTEN, Matrix, largest, power
 from explorer.ui.views.tiles import Item
 
 CLASSES = 60
@@ -25,6 +25,7 @@ SHOWN, WORST = 10, 10
 """Training examples of each sign, and test predictions, shown of a pair."""
 TRAINING, TEST = "matrix-training", "matrix-test"
 """Session keys of the chosen pair: class names as the pickers have them."""
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 HOW = "Mean influence of a training example of one class (row) on the given label of a test example of another (column)"
 Pick = Callable[[int, Target], None]
 
@@ -176,8 +177,10 @@ def _caption(data: Matrix, total: int) -> None:
     some = (
         "" if shown == total else f" {shown} of {total} classes are shown, those with the largest influence on others."
     )
+    scale = power(largest(data.values))
+    numbers = f" The numbers are in 10{str(scale).translate(RAISED)} {data.unit}." if scale and shown <= WRITTEN else ""
     st.caption(
-        f"{HOW}, in {data.unit}. Blue helps, orange hurts.{some} Click a cell, or choose the two classes below, to open the pair."
+        f"{HOW}, in {data.unit}. Blue helps, orange hurts.{numbers}{some} Click a cell, or choose the two classes below, to open the pair."
     )
 
 

@@ -5,6 +5,7 @@ Rows are the classes of training examples, columns those of test predictions. Pl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +43,7 @@ class Matrix:
 def figure(matrix: Matrix) -> go.Figure:
     """The heat map, symmetric about 0 and clipped at its largest value off the diagonal or on it, whichever is larger."""
     count = len(matrix.classes)
-    limit = float(np.nanmax(np.abs(matrix.values), initial=0.0)) or 1.0
+    limit = largest(matrix.values)
     at = np.arange(count)
     across, down = (part.ravel() for part in np.meshgrid(at, at))
     heat = go.Heatmap(
@@ -55,7 +56,8 @@ def figure(matrix: Matrix) -> go.Figure:
         hoverinfo="skip",
         xgap=1,
         ygap=1,
-        texttemplate="%{z:+.1e}" if count <= WRITTEN else None,
+        text=written(matrix.values, power(limit)) if count <= WRITTEN else None,
+        texttemplate="%{text}" if count <= WRITTEN else None,
         textfont={"size": 12},
         colorbar={"exponentformat": "e", "thickness": 12},
     )
@@ -76,6 +78,30 @@ def figure(matrix: Matrix) -> go.Figure:
     drawn = go.Figure([heat, cells])
     drawn.update_layout(**_layout(matrix, count))
     return drawn
+
+
+def largest(values: NDArray[np.float64]) -> float:
+    """The largest size among values of which some may be NaN; 1 where all are 0."""
+    return float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
+
+
+def power(limit: float) -> int:
+    """The power of ten in which cells are written, so that the largest has two digits before the point; 0 where none is needed."""
+    exponent = math.floor(math.log10(limit))
+    return 0 if -1 <= exponent <= 2 else exponent - 1
+
+
+def written(values: NDArray[np.float64], power: int) -> list[list[str]]:
+    """Each value in units of a power of ten: short enough to stand in its cell, with its sign; nothing for NaN."""
+    digits = 1 if power else 2
+    return [[_signed(value / 10.0**power, digits) for value in row] for row in values.tolist()]
+
+
+def _signed(value: float, digits: int) -> str:
+    if math.isnan(value):
+        return ""
+    text = f"{abs(value):.{digits}f}"
+    return f"{'−' if value < 0 else '+'}{text}" if float(text) else "0"
 
 
 def _layout(matrix: Matrix, count: int) -> dict[str, Any]:
