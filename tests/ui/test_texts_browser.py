@@ -129,7 +129,7 @@ def most_alone(places: list[list[float]], among: range) -> int:
     return max(among, key=nearest)
 
 
-LONG = (f"/?query=test-{texts.LONG}", ".ix-card dl.ix-passage[tabindex]")
+LONG = (f"/?query=test-{texts.LONG}", ".ix-card .ix-prompt[tabindex]")
 """The Explore page with a prompt that has to be scrolled."""
 
 
@@ -141,5 +141,13 @@ def test_axe_finds_nothing_grave(browser: Browser, address: str, path: str, sign
     with visited(browser, address + path, sign, color_scheme=scheme) as page:
         if (path, sign) == LONG:
             page.wait_for_selector(".ix-tile .ix-passage")
-            assert page.locator(sign).first.evaluate("(one) => one.scrollHeight > one.clientHeight")
+            prompt = page.locator(sign).first
+            assert prompt.evaluate("(one) => one.scrollHeight > one.clientHeight")
+            card, end = (
+                page.locator(f".ix-card {part}").first.bounding_box() for part in (".ix-prompt", ".ix-prompt > div")
+            )
+            assert card is not None
+            assert end is not None
+            assert abs(end["y"] + end["height"] - card["y"] - card["height"]) < 1  # its end is in sight
+            assert page.locator(".ix-card .ix-asked").first.is_visible()
         assert graves(page) == []

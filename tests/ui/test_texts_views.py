@@ -104,8 +104,8 @@ class TestPassage:
         html = text.whole(PASSAGE)
         assert PASSAGE.prompt in plain(html)
         assert PASSAGE.continuation in plain(html)
-        assert Tags(html).named("dl")[0]["tabindex"] == "0"
-        assert "tabindex" not in Tags(text.whole(Passage("The fox", "sleeps"))).named("dl")[0]
+        assert [tag.get("tabindex") for tag in Tags(html).named("dd")] == ["0", None]
+        assert [tag.get("tabindex") for tag in Tags(text.whole(Passage("The fox", LONG))).named("dd")] == [None, "0"]
         assert "nothing" in plain(text.whole(Passage("", "sleeps")))
 
     @pytest.mark.parametrize("most", [1, 2, 5, 30])

@@ -32,8 +32,6 @@ LONG = 9
 """This test row and this training row have a prompt of thousands of letters."""
 EMPTY = 7
 """These have no prompt."""
-UNLIKE = 11
-"""This test row's answer has fewer words than were asked."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +112,8 @@ def _split(split: str, given: np.ndarray, said: np.ndarray) -> Split:
         elif row % 2:  # a single word is another
             words = continuations[row].split()
             answers[row] = " ".join([*words[:3], "a", *words[4:]])
-    if split == "test" and given[UNLIKE] != said[UNLIKE]:
-        answers[UNLIKE] = " ".join(continuations[UNLIKE].split()[:4])
+    short = int(np.flatnonzero((given != said) & (np.arange(len(given)) % 2 == 0))[0])
+    answers[short] = " ".join(continuations[short].split()[:4])
     return Split(prompts, continuations, answers)
 
 

@@ -18,8 +18,8 @@ CLIPPED, TITLE = 140, 4000
 """Characters of a prompt and of a continuation in a tile, and of both in its title."""
 SPOKEN = 80
 """Characters of each in an accessible name."""
-SCROLLED = 600
-"""Characters from which on a card scrolls rather than grows, so that who walks by keyboard has to stop there."""
+SCROLLED = 300
+"""Characters from which on a text scrolls in its card, so that who walks by keyboard has to stop there."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,10 @@ def spoken(passage: Passage) -> str:
 
 
 def whole(passage: Passage) -> str:
-    """The passage for a card: all of it, told from asked by words too; what is long can be scrolled."""
-    before = safe(passage.prompt) if passage.prompt else "(nothing)"
-    return (
-        f'<dl class="ix-passage"{_scrolled(passage)}><dt>after</dt><dd class="ix-prompt">{before}</dd>'
-        f"<dt>to say</dt><dd><strong>{safe(passage.continuation)}</strong></dd></dl>"
-    )
+    """The passage for a card: all of it, told from asked by words too; what is long can be scrolled, a prompt from its end."""
+    before = _part("ix-prompt", passage.prompt, safe(passage.prompt) or "(nothing)")
+    asked = _part("ix-asked", passage.continuation, f"<strong>{safe(passage.continuation)}</strong>")
+    return f'<dl class="ix-passage"><dt>after</dt>{before}<dt>to say</dt>{asked}</dl>'
 
 
 def beginning(text: str, most: int = CLIPPED) -> str:
@@ -99,8 +97,10 @@ def pieces(given: str, said: str) -> list[tuple[str, bool]]:
     return [piece for piece in (*found, (said[at:], False)) if piece[0]]
 
 
-def _scrolled(passage: Passage) -> str:
-    return ' tabindex="0"' if len(passage.whole) > SCROLLED else ""
+def _part(look: str, text: str, html: str) -> str:
+    """A text in a card; where it is long it scrolls, and can be reached by key."""
+    opening = f'<dd class="{look} ix-scrolled" tabindex="0">' if len(text) > SCROLLED else f'<dd class="{look}">'
+    return f"{opening}<div>{html}</div></dd>"
 
 
 def _others(given: list[str], said: list[str]) -> list[tuple[int, int]]:
