@@ -94,7 +94,7 @@ class TestAnswer:
             assert test["prompt"][query].strip() in plain(said["card"])
             assert known["label"] in plain(said["card"])
             outcome = f"✗ the model says {known['prediction']}" if known["wrong"] else "✓ the model says so"
-            assert outcome in plain(said["card"]).replace("∅ ", "")
+            assert outcome in plain(said["card"]).replace(" ∅", "")
             assert "log p of the given continuation" in said["card"]
             tiles = [tag for tag in Tags(said["galleries"]).named("div") if "data-inspect" in tag]
             passages = [tag for tag in Tags(said["galleries"]).named("div") if tag.get("class") == "ix-passage"]

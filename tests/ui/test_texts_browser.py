@@ -52,7 +52,7 @@ def test_a_prediction_is_chosen_and_found_by_its_words(browser: Browser, address
         card_shows(page, other["id"])
         card = page.locator(".ix-card").first
         assert test["prompt"][other["row"]].strip() in card.inner_text()
-        assert f"✗ the model says {other['prediction']}" in card.inner_text().replace("∅ ", "")
+        assert f"✗ the model says {other['prediction']}" in card.inner_text().replace(" ∅", "")
         page.wait_for_function("id => new URL(location).searchParams.get('query') === id", arg=other["id"])
         for word in ("otter", "river bank", "nothing had changed"):
             page.locator(".ie-list input").fill(word)
@@ -110,6 +110,7 @@ def test_the_card_of_a_point_says_its_text(browser: Browser, address: str, run: 
                 )
             )
             passage = page.locator(".ie-map .card .passage").inner_text()
+            assert "the model says" in card.inner_text()
             assert passage.endswith(continuation)
             assert prompt.endswith(passage.removesuffix(continuation).strip().removeprefix("…"))
             place = card.bounding_box()

@@ -56,7 +56,7 @@ class TestPieces:
     def test_together_they_are_the_answer(self) -> None:
         for given, said in drawn():
             shown = "".join(piece for piece, _ in text.pieces(given, said))
-            assert shown.replace(f"{NOTHING} ", "") == said
+            assert re.sub(f"^{NOTHING}$|{NOTHING} | {NOTHING}$", "", shown) == said
 
     def test_of_one_length_exactly_the_other_words_are_marked(self) -> None:
         told = 0
@@ -72,10 +72,10 @@ class TestPieces:
         ("given", "said", "marks"),
         [
             ("a b c d", "a x y c d", ["x y"]),
-            ("a b c d", "a d", [f"{NOTHING} "]),
-            ("a b", "", [f"{NOTHING} "]),
+            ("a b c d", "a d", [NOTHING]),
+            ("a b", "", [NOTHING]),
             ("", "a b", ["a b"]),
-            ("a a", "a", [f"{NOTHING} "]),
+            ("a a", "a", [NOTHING]),
             ("a b.", "a b.", []),
         ],
     )

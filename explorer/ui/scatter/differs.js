@@ -26,7 +26,10 @@ function marked(given, said) {
   for (const [from, to] of others(asked, mine.map(([word]) => word))) {
     const first = mine[from]?.index ?? said.length;
     const last = to > from ? mine[to - 1].index + mine[to - 1][0].length : first;
-    pieces.push([said.slice(at, first), false], last > first ? [said.slice(first, last), true] : [`${NOTHING} `, true]);
+    pieces.push([said.slice(at, first), false]);
+    if (last > first) pieces.push([said.slice(first, last), true]);
+    else if (first < said.length) pieces.push([NOTHING, true], [" ", false]);
+    else pieces.push([said ? " " : "", false], [NOTHING, true]);
     at = last;
   }
   return [...pieces, [said.slice(at), false]].filter(([text]) => text);

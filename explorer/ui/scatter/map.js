@@ -224,7 +224,7 @@ class InfluenceMap {
     const own = isTrain ? i : i - points.nTrain;
     this.likely.over(this.channel, isTrain ? null : own);
     if (i < 0) return this.face.card(null);
-    const lines = isTrain ? trainLines(data, points, row, own) : testLines(data, points, this.channel.state.queries, own);
+    const lines = isTrain ? trainLines(data, points, row, own) : testLines(data, points, this.channel.state.queries, own, data.texts);
     if (!isTrain && row?.tests) lines.push(changeLine(data, row.tests[own], row.scale));
     const { camera } = this.picture;
     const shown = { picture: data.pictures ? route(data, `thumb/${isTrain ? "train" : "test"}/${own}.png`) : null };

@@ -10,13 +10,15 @@ function className(data, number_) {
   return data.classes[number_] ?? `class ${number_}`;
 }
 
-function testLines(data, points, queries, query) {
+/* `read`: the text that was given stands beside the lines. */
+function testLines(data, points, queries, query, read = false) {
   const facts = queryFacts(queries, query);
   const lines = [`Test row ${query}` + (facts ? ` · ${facts.id}` : "")];
   const i = points.nTrain + query;
   if (facts) {
+    if (read) lines.push(facts.wrong ? `✗ the model says “${beginning(facts.prediction)}”` : "✓ the model says so");
     const verdict = !hasOutcomes(data.task) ? "" : facts.wrong ? " ✗" : " ✓";
-    lines.push(`${saidLine(data.task, facts)}${verdict}`);
+    if (!read) lines.push(`${saidLine(data.task, facts)}${verdict}`);
   } else {
     const label = className(data, points.classes[i]), said = className(data, points.predictions[i]);
     if (label !== null) lines.push(said === null ? `labeled ${label}` : `says ${said}, labeled ${label}`);

@@ -92,7 +92,13 @@ def pieces(given: str, said: str) -> list[tuple[str, bool]]:
     for start, end in _others([word[0] for word in asked], [word[0] for word in mine]):
         first = mine[start].start() if start < len(mine) else len(said)
         last = mine[end - 1].end() if end > start else first
-        found += [(said[at:first], False), (said[first:last], True) if last > first else (f"{NOTHING} ", True)]
+        found.append((said[at:first], False))
+        if last > first:
+            found.append((said[first:last], True))
+        elif first < len(said):
+            found += [(NOTHING, True), (" ", False)]
+        else:
+            found += [(" " if said else "", False), (NOTHING, True)]
         at = last
     return [piece for piece in (*found, (said[at:], False)) if piece[0]]
 
