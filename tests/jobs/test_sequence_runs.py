@@ -271,7 +271,8 @@ def test_tables_and_exports_show_texts(tales: Run) -> None:
 def test_an_estimate_counts_what_the_run_takes(tales: Run, tmp_path: Path) -> None:
     found = estimate(Request(tales.spec["source"]["path"], recipe=recipe_for("sequence", epochs=60)), tmp_path)
     assert (found.train, found.test, found.queries) == (tales.meta().train, tales.meta().test, len(tales.plan("label")))
-    assert all(seconds is not None for seconds in found.seconds.values())
+    unknown = [stage for stage, seconds in found.seconds.items() if seconds is None]
+    assert all("took more than" in found.basis[stage] for stage in unknown)  # on a machine that has other work to do
     weights = safetensors.torch.load((tales.path / "model.safetensors").read_bytes())
     assert found.parameters == sum(value.numel() for value in weights.values())
     held = sum(file.stat().st_size for file in tales.path.rglob("*") if file.is_file())
