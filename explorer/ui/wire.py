@@ -33,7 +33,7 @@ SUSPECT, WRONG, PLANTED, RETRAINED = 1, 2, 4, 8
 READ, LISTED = 2**16, 2**11
 """Rows of a table that are in memory at once: as numbers, as objects of Python."""
 LISTED_TEXT = 2000
-"""Characters of a prompt that the list is sent, the last ones: what stands right before the answer says most."""
+"""Characters of a text that the list is sent: of a prompt the last ones, for what stands right before the answer says most."""
 THUMBNAIL = 64
 """Shortest side, in pixels, to which small pictures are enlarged (whole-number steps, no smoothing)."""
 
@@ -100,8 +100,8 @@ def queries(run: Run) -> bytes:
     columns: dict[str, tuple[str, Callable[[list[Any]], list[Any]]]] = {
         "rows": ("row", list),
         "ids": ("id", lambda values: [str(value) for value in values]),
-        "labels": ("label", lambda values: names(values, meta)),
-        "predictions": ("prediction", lambda values: names(values, meta)),
+        "labels": ("label", lambda values: _begins(names(values, meta))),
+        "predictions": ("prediction", lambda values: _begins(names(values, meta))),
         "confidence": ("confidence", lambda values: [_number(value) for value in values]),
         "loss": ("loss", lambda values: [_number(value) for value in values]),
         "wrong": ("wrong", lambda values: [int(value) for value in values]),
@@ -111,6 +111,11 @@ def queries(run: Run) -> bytes:
     if meta.preview == "text":
         parts.append(f'"prompts":[{_listed(run, texts_name("test"), "prompt", _ends)}]')
     return f'{{{",".join(parts)},"kind":{json.dumps(meta.preview)},"task":{json.dumps(meta.task)}}}'.encode()
+
+
+def _begins(texts: list[str]) -> list[str]:
+    """Texts with at most their first `LISTED_TEXT` characters."""
+    return [text if len(text) <= LISTED_TEXT else f"{text[:LISTED_TEXT]} …" for text in texts]
 
 
 def _ends(texts: list[Any]) -> list[str]:

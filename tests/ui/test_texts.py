@@ -51,6 +51,7 @@ class TestWire:
             assert prompt == whole if row != texts.LONG else whole.endswith(prompt[2:])
         assert len(sent["prompts"][texts.LONG]) == wire.LISTED_TEXT + 2
         assert sent["prompts"][texts.EMPTY] == ""
+        assert wire._begins(["a b", "x" * 3000]) == ["a b", "x" * wire.LISTED_TEXT + " …"]
 
     def test_points_have_no_class_and_the_marks_of_the_tables(self, run: Run) -> None:
         blob, total = bytes(wire.points(run, "pca")), texts.N_TRAIN + texts.N_TEST

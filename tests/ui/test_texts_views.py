@@ -84,6 +84,19 @@ class TestPieces:
     ) -> None:
         assert [piece for piece, differs in text.pieces(given, said) if differs] == marks
 
+    def test_of_a_long_answer_what_lies_around_the_first_other_word_is_shown(self) -> None:
+        given = " ".join(f"w{k}" for k in range(400))
+        for at in (0, 1, 200, 398, 399):
+            said = given.replace(f"w{at} ", "other ") if at < 399 else given.removesuffix("w399") + "other"
+            shown = plain(text.marked(given, said))
+            assert len(shown) <= text.CLIPPED + 1
+            assert "other" in shown
+            assert shown.removeprefix("…").removesuffix("…") in said
+            assert '<em class="ix-other">other</em>' in text.marked(given, said)
+        other = text.marked(given, given.replace("w", "v"))
+        assert len(plain(other)) <= text.CLIPPED + 1
+        assert text.shortened([("a b", False), ("c", True)], 4) == [("a b", False), ("c", True)]
+
     def test_marks_are_not_told_by_color(self) -> None:
         assert text.marked("a b", "a c") == 'a <em class="ix-other">c</em>'
         style = (Path(frame.__file__).parent / "style.css").read_text(encoding="utf-8")

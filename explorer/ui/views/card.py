@@ -144,7 +144,7 @@ def face(look: Face, alt: str, large: bool = False) -> str:
 
 def _said(query: Query) -> str:
     if query.face.passage is not None:
-        return text.answer(query.label, query.prediction, not query.wrong)
+        return text.answer(query.label, query.prediction, not query.wrong, text.SAID)
     if not query.outcome:
         return f"says <strong>{safe(query.prediction)}</strong>, true value {safe(query.label)}"
     mark = "✗" if query.wrong else "✓"

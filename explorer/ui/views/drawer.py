@@ -73,7 +73,7 @@ def known(facts: Known) -> str:
 
 def _said(item: Item) -> str:
     if item.face.passage is not None:
-        return text.answer(item.label, item.prediction, item.right)
+        return text.answer(item.label, item.prediction, item.right, text.SAID)
     mark = "" if item.right is None else ("✓ " if item.right else "✗ ")
     label = "true value" if item.right is None else "labeled"
     return f"{label} <strong>{safe(item.label)}</strong>, {mark}model says <strong>{safe(item.prediction)}</strong>"

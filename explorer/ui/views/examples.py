@@ -54,7 +54,7 @@ def card(example: Example) -> str:
   {face(example.face, f"training example {example.id}", large=True)}
   <div class="ix-card-text">
     <div class="ix-id">{safe(example.id)} <span class="ix-quiet">training example</span></div>
-    <div>{_said(example)}</div>
+    <div>{_said(example, text.SAID)}</div>
     <div><strong>{safe(example.quadrant)}</strong> <span class="ix-quiet">{safe(example.meaning)}</span></div>
     {_measures(example)}{_badges(example)}
   </div>
@@ -87,9 +87,9 @@ def _tile(example: Example) -> str:
     )
 
 
-def _said(example: Example) -> str:
+def _said(example: Example, most: int = text.CLIPPED) -> str:
     if example.face.passage is not None:
-        return text.answer(example.label, example.prediction, example.right)
+        return text.answer(example.label, example.prediction, example.right, most)
     label, said = f"<strong>{safe(example.label)}</strong>", f"model says <strong>{safe(example.prediction)}</strong>"
     if example.right is None:
         return f"true value {label}, {said}"

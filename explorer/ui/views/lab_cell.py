@@ -72,7 +72,7 @@ def _sample(sample: Sample, word: str) -> str:
 
 def _said(sample: Sample) -> str:
     if sample.face.passage is not None:
-        return f"<div>{text.answer(sample.label, sample.prediction, sample.right)}</div>"
+        return f"<div>{text.answer(sample.label, sample.prediction, sample.right, text.SAID)}</div>"
     mark = "" if sample.right is None else "✓ " if sample.right else "✗ "
     return (
         f"<div>labeled <strong>{safe(sample.label)}</strong></div>"

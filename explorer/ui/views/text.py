@@ -14,8 +14,8 @@ from explorer.ui.views.words import safe
 WORD = re.compile(r"\w+|[^\w\s]")
 NOTHING = "∅"
 """Stands where an answer has no word for one that was asked."""
-CLIPPED, TITLE = 140, 4000
-"""Characters of a prompt and of a continuation in a tile, and of both in its title."""
+CLIPPED, SAID, TITLE = 140, 600, 4000
+"""Characters of a prompt, a continuation and an answer in a tile, of an answer in a card, and of the passage in a tile's title."""
 SPOKEN = 80
 """Characters of each in an accessible name."""
 SCROLLED = 300
@@ -66,18 +66,34 @@ def ending(text: str, most: int = CLIPPED) -> str:
     return text if len(text) <= most else f"…{text[len(text) - most + 1 :].lstrip()}"
 
 
-def answer(given: str, said: str, right: bool | None) -> str:
+def answer(given: str, said: str, right: bool | None, most: int = CLIPPED) -> str:
     """What the model says, against the continuation that was given: nothing but that it is so where it is the same."""
     if right:
         return "✓ the model says so"
-    return f"✗ the model says <strong>{marked(given, said)}</strong>"
+    return f"✗ the model says <strong>{marked(given, said, most)}</strong>"
 
 
-def marked(given: str, said: str) -> str:
-    """An answer with the words underlined that are not those given (see `pieces`)."""
+def marked(given: str, said: str, most: int = CLIPPED) -> str:
+    """An answer with the words underlined that are not those given (see `pieces`); about `most` characters of it, from a little
+    before the first of them on."""
     return "".join(
-        f'<em class="ix-other">{safe(piece)}</em>' if differs else safe(piece) for piece, differs in pieces(given, said)
+        f'<em class="ix-other">{safe(piece)}</em>' if differs else safe(piece)
+        for piece, differs in shortened(pieces(given, said), most)
     )
+
+
+def shortened(parts: list[tuple[str, bool]], most: int) -> list[tuple[str, bool]]:
+    """At most so many characters of pieces, those around the first that differs."""
+    if sum(len(piece) for piece, _ in parts) <= most:
+        return parts
+    first, differs = parts[0]
+    kept, left = [], most
+    for piece, other in parts if differs else [(ending(first, most // 4), False), *parts[1:]]:
+        kept.append((beginning(piece, left), other))
+        left -= len(piece)
+        if left <= 0:
+            break
+    return kept
 
 
 def pieces(given: str, said: str) -> list[tuple[str, bool]]:
