@@ -13,9 +13,11 @@ import pytest
 
 from explorer.ui import frame
 from explorer.ui.scatter import assets
-from explorer.ui.views import card, examples, gallery, text, tiles
+from explorer.ui.views import card, differs, examples, gallery, text, tiles
 from explorer.ui.views.card import Face
-from explorer.ui.views.text import NOTHING, Passage
+from explorer.ui.views.differs import NOTHING
+from explorer.ui.views.text import Passage
+from explorer.ui.views.words import beginning, ending
 from tests.ui.test_map import browser as browser
 from tests.ui.test_views import HOSTILE, Tags
 
@@ -55,7 +57,7 @@ def drawn(count: int = 200) -> list[tuple[str, str]]:
 class TestPieces:
     def test_together_they_are_the_answer(self) -> None:
         for given, said in drawn():
-            shown = "".join(piece for piece, _ in text.pieces(given, said))
+            shown = "".join(piece for piece, _ in differs.pieces(given, said))
             assert re.sub(f"^{NOTHING}$|{NOTHING} | {NOTHING}$", "", shown) == said
 
     def test_of_one_length_exactly_the_other_words_are_marked(self) -> None:
@@ -64,7 +66,7 @@ class TestPieces:
             asked, mine = (re.findall(r"\w+|[,.]", words) for words in (given, said))
             if len(asked) == len(mine):
                 expected = [one for one, other in zip(mine, asked, strict=True) if one != other]
-                assert [piece for piece, differs in text.pieces(given, said) if differs] == expected
+                assert [piece for piece, differs in differs.pieces(given, said) if differs] == expected
                 told += bool(expected)
         assert told > 20
 
@@ -82,7 +84,7 @@ class TestPieces:
     def test_of_another_length_what_lies_between_the_same_ends_is_marked(
         self, given: str, said: str, marks: list[str]
     ) -> None:
-        assert [piece for piece, differs in text.pieces(given, said) if differs] == marks
+        assert [piece for piece, differs in differs.pieces(given, said) if differs] == marks
 
     def test_of_a_long_answer_what_lies_around_the_first_other_word_is_shown(self) -> None:
         given = " ".join(f"w{k}" for k in range(400))
@@ -95,7 +97,7 @@ class TestPieces:
             assert '<em class="ix-other">other</em>' in text.marked(given, said)
         other = text.marked(given, given.replace("w", "v"))
         assert len(plain(other)) <= text.CLIPPED + 1
-        assert text.shortened([("a b", False), ("c", True)], 4) == [("a b", False), ("c", True)]
+        assert differs.shortened([("a b", False), ("c", True)], 4) == [("a b", False), ("c", True)]
 
     def test_marks_are_not_told_by_color(self) -> None:
         assert text.marked("a b", "a c") == 'a <em class="ix-other">c</em>'
@@ -124,7 +126,7 @@ class TestPassage:
     @pytest.mark.parametrize("most", [1, 2, 5, 30])
     def test_what_is_cut_says_so_and_keeps_to_its_length(self, most: int) -> None:
         for words in ("", "a", "a b c d e", LONG):
-            first, last = text.beginning(words, most), text.ending(words, most)
+            first, last = beginning(words, most), ending(words, most)
             assert max(len(first), len(last)) <= max(most, len(words) if len(words) <= most else 0)
             if len(words) > most:
                 assert first.endswith("…")
@@ -177,7 +179,7 @@ def bare(browser: Browser) -> Iterator[Page]:
 def test_the_browser_marks_the_same_words(bare: Page) -> None:
     pairs = drawn()
     found: list[Any] = bare.evaluate("(pairs) => pairs.map(([given, said]) => marked(given, said))", pairs)
-    assert [[tuple(piece) for piece in one] for one in found] == [text.pieces(*pair) for pair in pairs]
+    assert [[tuple(piece) for piece in one] for one in found] == [differs.pieces(*pair) for pair in pairs]
 
 
 @pytest.mark.browser
@@ -188,7 +190,7 @@ def test_two_short_lines_begin_alike_and_keep_every_other_word(bare: Page) -> No
     assert found["given"] == "…r the old oak until evening"
     for one, other in [*drawn(50), ("", "")]:
         pieces = bare.evaluate("([given, said]) => sideBySide(given, said).pieces", [one, other])
-        marks = [piece for piece, differs in text.pieces(one, other) if differs]
+        marks = [piece for piece, differs in differs.pieces(one, other) if differs]
         assert [piece for piece, differs in pieces if differs] == marks
 
 

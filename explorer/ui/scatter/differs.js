@@ -1,6 +1,6 @@
 /* Which words of an answer are not those that were given?
  *
- * The rule of explorer/ui/views/text.py: as many words are compared one by one, else what is left between the same beginning and the same
+ * The rule of explorer/ui/views/differs.py: as many words are compared one by one, else what is left between the same beginning and the same
  * end is another. Texts in, pieces [text, whether it differs] out.
  */
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from explorer.ui.views import text
 from explorer.ui.views.text import Passage
-from explorer.ui.views.words import percent, plain, safe, signed
+from explorer.ui.views.words import beginning, percent, plain, safe, signed
 
 ROUGH = "Trained again with a little different luck, a removal does something else: trust groups, not single examples."
 
@@ -121,7 +121,7 @@ def card_of(look: Face) -> str:
 def spoken(look: Face, label: str, prediction: str) -> str:
     """Label and answer for the name of what shows an example, as text; both and what came before in short where it is text."""
     if look.passage is not None:
-        return f"{text.spoken(look.passage)}, model says {text.beginning(prediction, text.SPOKEN)}"
+        return f"{text.spoken(look.passage)}, model says {beginning(prediction, text.SPOKEN)}"
     return f"labeled {label}, model says {prediction}"
 
 

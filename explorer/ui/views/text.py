@@ -1,19 +1,15 @@
 """How is an example of text read? What came before in quiet letters, what it asks in strong ones, and which words an answer has others.
 
-Writes HTML from texts; knows no run, and compares words only to mark them.
+Writes HTML from texts; knows no run, and compares no words (`differs` does).
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from itertools import takewhile
 
-from explorer.ui.views.words import safe
+from explorer.ui.views.differs import pieces, shortened
+from explorer.ui.views.words import beginning, ending, safe
 
-WORD = re.compile(r"\w+|[^\w\s]")
-NOTHING = "∅"
-"""Stands where an answer has no word for one that was asked."""
 CLIPPED, SAID, TITLE = 140, 600, 4000
 """Characters of a prompt, a continuation and an answer in a tile, of an answer in a card, and of the passage in a tile's title."""
 SPOKEN = 80
@@ -37,10 +33,10 @@ class Passage:
 
 def clipped(passage: Passage) -> str:
     """The passage for a tile: the end of what came before and the beginning of what is asked; the title holds all of it."""
-    before = f'<span class="ix-prompt">{safe(ending(passage.prompt))}</span> ' if passage.prompt else ""
+    before = f'<span class="ix-prompt">{safe(ending(passage.prompt, CLIPPED))}</span> ' if passage.prompt else ""
     return (
         f'<div class="ix-passage" title="{safe(beginning(passage.whole, TITLE))}">{before}'
-        f"<strong>{safe(beginning(passage.continuation))}</strong></div>"
+        f"<strong>{safe(beginning(passage.continuation, CLIPPED))}</strong></div>"
     )
 
 
@@ -54,16 +50,6 @@ def whole(passage: Passage) -> str:
     before = _part("ix-prompt", passage.prompt, safe(passage.prompt) or "(nothing)")
     asked = _part("ix-asked", passage.continuation, f"<strong>{safe(passage.continuation)}</strong>")
     return f'<dl class="ix-passage"><dt>after</dt>{before}<dt>to say</dt>{asked}</dl>'
-
-
-def beginning(text: str, most: int = CLIPPED) -> str:
-    """At most so many characters of a text, the first ones."""
-    return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
-
-
-def ending(text: str, most: int = CLIPPED) -> str:
-    """At most so many characters of a text, the last ones."""
-    return text if len(text) <= most else f"…{text[len(text) - most + 1 :].lstrip()}"
 
 
 def answer(given: str, said: str, right: bool | None, most: int = CLIPPED) -> str:
@@ -82,60 +68,7 @@ def marked(given: str, said: str, most: int = CLIPPED) -> str:
     )
 
 
-def shortened(parts: list[tuple[str, bool]], most: int) -> list[tuple[str, bool]]:
-    """At most so many characters of pieces, those around the first that differs."""
-    if sum(len(piece) for piece, _ in parts) <= most:
-        return parts
-    first, differs = parts[0]
-    kept, left = [], most
-    for piece, other in parts if differs else [(ending(first, most // 4), False), *parts[1:]]:
-        kept.append((beginning(piece, left), other))
-        left -= len(piece)
-        if left <= 0:
-            break
-    return kept
-
-
-def pieces(given: str, said: str) -> list[tuple[str, bool]]:
-    """An answer cut where words begin and end to differ from those given; joined, the pieces are the answer.
-
-    As many words as were given are compared one by one, as the model said them; else what stands between the same beginning
-    and the same end differs. Where it has no word there, a sign stands for it. The rule of scatter/differs.js.
-    """
-    mine, asked = (list(WORD.finditer(text)) for text in (said, given))
-    found: list[tuple[str, bool]] = []
-    at = 0
-    for start, end in _others([word[0] for word in asked], [word[0] for word in mine]):
-        first = mine[start].start() if start < len(mine) else len(said)
-        last = mine[end - 1].end() if end > start else first
-        found.append((said[at:first], False))
-        if last > first:
-            found.append((said[first:last], True))
-        elif first < len(said):
-            found += [(NOTHING, True), (" ", False)]
-        else:
-            found += [(" " if said else "", False), (NOTHING, True)]
-        at = last
-    return [piece for piece in (*found, (said[at:], False)) if piece[0]]
-
-
 def _part(look: str, text: str, html: str) -> str:
     """A text in a card; where it is long it scrolls, and can be reached by key."""
     opening = f'<dd class="{look} ix-scrolled" tabindex="0">' if len(text) > SCROLLED else f'<dd class="{look}">'
     return f"{opening}<div>{html}</div></dd>"
-
-
-def _others(given: list[str], said: list[str]) -> list[tuple[int, int]]:
-    """Stretches [from, to) of the words `said` that differ from `given`, in order; an empty one where words are missing."""
-    if len(given) == len(said):
-        differ = [k for k, (one, other) in enumerate(zip(given, said, strict=True)) if one != other]
-        return [(k, k + 1) for k in differ]
-    first = _alike(given, said)
-    shorter = min(len(given), len(said)) - first
-    last = min(shorter, _alike(given[::-1], said[::-1]))
-    return [(first, len(said) - last)]
-
-
-def _alike(one: list[str], other: list[str]) -> int:
-    """With how many equal words both begin."""
-    return len(list(takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))))

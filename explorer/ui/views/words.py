@@ -20,6 +20,16 @@ def as_markdown(text: object) -> str:
     return "".join(f"\\{c}" if c in "\\`*_{}[]()<>#!|~$:" else c for c in str(text))
 
 
+def beginning(text: str, most: int) -> str:
+    """At most so many characters of a text, the first ones."""
+    return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
+
+
+def ending(text: str, most: int) -> str:
+    """At most so many characters of a text, the last ones."""
+    return text if len(text) <= most else f"…{text[len(text) - most + 1 :].lstrip()}"
+
+
 def signed(value: float) -> str:
     """Influence with its sign and three significant digits; a true minus."""
     if value == 0 or not math.isfinite(value):
