@@ -144,7 +144,7 @@ def own(method: Method) -> Method:
 
 
 def solved_over(method: Method) -> int | None:
-    """Rows that a solution of an iterative method goes over; None for all."""
+    """Rows that a solution goes over; None for all."""
     return method.sample if isinstance(method, ConjugateGradient | Refine) else None
 
 
@@ -156,11 +156,10 @@ def linear_from(method: Method, data: Dataset) -> int:
     if isinstance(method, GaussNewton):
         return -(-method.columns // max(1, outputs_of(data)))
     if isinstance(method, Relative):
-        below = own(method)
-        probed = method.form == "theta" and isinstance(below, ConjugateGradient | Refine | Lissa)
-        return max(linear_from(below, data), method.probes if probed else 0)  # as many systems for more rows
-    if isinstance(method, Lissa):
-        return 2 * method.batch  # steps over batches, and then residuals over all rows
+        probed = method.form == "theta" and isinstance(own(method), ConjugateGradient | Refine | Lissa)
+        return max(linear_from(own(method), data), method.probes if probed else 0)  # as many systems for more rows
+    if isinstance(method, Lissa):  # steps over batches, and then residuals over all rows
+        return 2 * method.batch
     return 2 * SMALLEST if isinstance(method, ConjugateGradient | Refine) else 0
 
 
@@ -287,9 +286,8 @@ class _Trial:
         self.found.candidates = len(evidence.grid(1.0))
         masks = random_masks(n, self.retrainings, KEPT, 0)
         asked = Queries(data.test, np.arange(self.checked, dtype=np.int64) % len(data.test))
-        own_ = float(fitted.stats["damping"])
-        # any other, and a larger one is not singular; systems take the longer the smaller it is: then the middle of the grid
-        damping = own_ / 3 if _solves(fitted) and own_ > 0 else 2 * own_ + 1e-3
+        factor = 1 / 3 if _solves(fitted) else 2  # systems take the longer the smaller it is: the middle of the grid
+        damping = factor * float(fitted.stats["damping"]) + 1e-3  # any other; a larger one is not singular
         self.timed(COMPARED, n, lambda: predicted(fitted.redamped(damping), asked, masks))
 
     def plain(self, sample: Sample) -> None:
