@@ -14,7 +14,7 @@ test: .venv/.tested check
 # What CI runs; needs the environment of `make test`. Two at a time: browsers and workers mostly wait.
 # Tests marked slow (minutes in all: each theme again, pages of single parts, dying workers, small benchmarks) are left to `make slow`.
 check: lint
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder --durations=25
+	$(BIN)/python -m pytest -m "not slow" -n 3 --dist loadfile --no-loadscope-reorder --durations=25
 
 lint:
 	$(BIN)/ruff check .
