@@ -6,7 +6,7 @@ Checks nothing against the disk and starts nothing; says None where no line can 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,6 +15,8 @@ from explorer.store import Run
 
 TYPED = ("epochs", "rate", "weight_decay", "batch_size", "seed")
 """Settings of the recipe that have an option; the others are always as they are by default."""
+OF_THE_TASK = ("rate", "batch_size")
+"""Those whose default depends on the task."""
 LONGEST = 400
 """Characters of a list of ids that are still repeated; a longer one is left out, and all predictions are explained."""
 
@@ -25,7 +27,11 @@ def again(run: Run, method: str) -> str | None:
     None where no command can: the run was made from objects in memory, or with settings that have no option.
     """
     spec = run.spec
-    data, model, recipe = _data(spec), _model(spec["model"]), _recipe(spec)
+    data, model, recipe = (
+        _data(spec),
+        _model(spec["model"]),
+        _recipe(spec, OF_THE_TASK if _may_be_sequences(run) else ()),
+    )
     if data is None or model is None or recipe is None:
         return None
     options = {**data, **model, "--method": method, **recipe, **_queries(spec.get("queries"))}
@@ -55,10 +61,17 @@ def _model(model: Mapping[str, Any]) -> dict[str, Any] | None:
     return ({} if name == "auto" else {"--model": name}) | weights
 
 
-def _recipe(spec: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Options of the training that are not as by default."""
+def _may_be_sequences(run: Run) -> bool:
+    """Whether the run may be one of sequences, whose defaults are others: known for sure once its data are written."""
+    if run.has("data.json"):
+        return run.meta().task == "sequence"
+    return str(run.spec["source"].get("path", "")).endswith((".npz", ".jsonl"))
+
+
+def _recipe(spec: Mapping[str, Any], always: Sequence[str]) -> dict[str, Any] | None:
+    """Options of the training that are not as by default, and those that are said `always`."""
     usual, said = asdict(Recipe()), spec["recipe"]
-    changed = {name: value for name, value in said.items() if name not in usual or value != usual[name]}
+    changed = {n: value for n, value in said.items() if n in always or n not in usual or value != usual[n]}
     if set(changed) - set(TYPED) or spec.get("seed") != said.get("seed"):
         return None
     return {f"--{name.replace('_', '-')}": value for name, value in changed.items()}

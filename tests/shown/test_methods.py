@@ -19,7 +19,7 @@ import explorer
 from explorer import cli, fidelity
 from explorer.contracts import Recipe, RunSpec
 from explorer.errors import DataError, RunError, SettingsError
-from explorer.jobs.planning import Request, plan
+from explorer.jobs.planning import Request, plan, recipe_of
 from explorer.shown import again
 from explorer.store import Run, create, read_json, same_subject, subject_of
 from tests.conftest import SMALL, compute
@@ -155,7 +155,8 @@ def planned(line: str) -> RunSpec:
     with click.Context(command) as context:
         command.parse_args(context, list(words))
         said = dict(context.params)
-    recipe = Recipe(**{name: said[name] for name in ("epochs", "rate", "weight_decay", "batch_size", "seed")})
+    names = ("epochs", "rate", "weight_decay", "batch_size", "seed")
+    recipe = recipe_of(said["data"], **{name: said[name] for name in names if said[name] is not None})
     kept = {
         name: said[name] for name in ("data", "flip", "duplicate", "model", "weights", "method", "queries", "query_ids")
     }
@@ -181,6 +182,14 @@ class TestAgain:
         assert other.spec["queries"] == run.spec["queries"]
         assert [found.key for found in same_subject(run)] == [other.key]
         assert f"--runs {shlex.quote(str(tmp_path))}" in line
+
+    @pytest.mark.parametrize("recipe", [None, Recipe()])
+    def test_a_run_of_sequences_keeps_its_recipe(self, recipe: Recipe | None, tmp_path: Path) -> None:
+        (tmp_path / "t.jsonl").write_text('{"text": "a b"}\n{"text": "b a"}\n')
+        run = create(tmp_path, plan(Request(str(tmp_path / "t.jsonl"), recipe=recipe)))
+        line = again(run, "gradient-dot")
+        assert line is not None
+        assert subject_of(create(tmp_path, planned(line))) == subject_of(run)
 
     def test_files_and_factories_are_named_where_they_lie(self, tmp_path: Path) -> None:
         data, code, weights = tmp_path / "my data.npz", tmp_path / "net.py", tmp_path / "w.safetensors"

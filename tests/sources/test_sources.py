@@ -27,7 +27,7 @@ def test_a_spec_survives_json_and_leads_back_to_an_equal_source(source):
 
 
 def test_every_kind_is_listed_under_its_own_name():
-    assert sorted(SOURCES) == ["breast-cancer", "digits", "npz", "planted", "wine"]
+    assert sorted(SOURCES) == ["breast-cancer", "digits", "jsonl", "npz", "planted", "wine"]
     assert all(source.kind == kind for kind, source in SOURCES.items())
 
 
@@ -40,7 +40,7 @@ def test_the_words_of_the_command_line(tmp_path):
 
 @pytest.mark.parametrize("text", ["mnist", "planted", "data.csv", ""])
 def test_other_words(text):
-    with pytest.raises(SettingsError, match=f"digits, breast-cancer, wine or a path ending in .npz; found '{text}'"):
+    with pytest.raises(SettingsError, match=f"digits, breast-cancer, wine or a path ending in .npz or .jsonl; found '{text}'"):
         from_name(text)
 
 
@@ -51,7 +51,7 @@ def test_a_path_that_is_not_there():
 
 @pytest.mark.parametrize("spec", [{"kind": "mnist"}, {}, {"kind": "planted", "source": {"kind": "mnist"}}])
 def test_an_unknown_kind_lists_the_known_ones(spec):
-    with pytest.raises(SettingsError, match="among digits, breast-cancer, wine, npz, planted; found"):
+    with pytest.raises(SettingsError, match="among digits, breast-cancer, wine, npz, jsonl, planted; found"):
         from_spec(spec)
 
 
