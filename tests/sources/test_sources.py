@@ -40,7 +40,9 @@ def test_the_words_of_the_command_line(tmp_path):
 
 @pytest.mark.parametrize("text", ["mnist", "planted", "data.csv", ""])
 def test_other_words(text):
-    with pytest.raises(SettingsError, match=f"digits, breast-cancer, wine or a path ending in .npz or .jsonl; found '{text}'"):
+    with pytest.raises(
+        SettingsError, match=f"digits, breast-cancer, wine or a path ending in .npz or .jsonl; found '{text}'"
+    ):
         from_name(text)
 
 
