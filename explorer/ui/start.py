@@ -22,6 +22,8 @@ KEY = "start"
 OPEN = f"{KEY}-open"
 STARTED, PRICE = f"{KEY}-started", f"{KEY}-price"
 """What the session remembers: the run that was started last, and the last wish with its price."""
+TEXTS, OF_TEXTS = ".jsonl", "ekfac"
+"""How paths of texts end, and the method that their runs have where none is chosen (`jobs.planning.METHODS`)."""
 
 
 def show(*, expanded: bool) -> None:
@@ -72,7 +74,7 @@ def _wish(described: list[dict[str, Any]]) -> Wish:
     with middle:
         flip, duplicate = views.faults(key=KEY)
     with right:
-        chosen = views.method(described, key=KEY)
+        chosen = views.method(described, key=KEY, usual=OF_TEXTS if data.lower().endswith(TEXTS) else None)
         queries, retrainings = views.queries(key=KEY), views.retrainings(key=KEY)
     st.html(views.about(chosen))
     settings = views.settings(chosen, key=KEY)

@@ -20,7 +20,7 @@ from explorer.jobs.planning import Request
 from explorer.jobs.settings import descriptions
 from explorer.jobs.state import read_state
 from explorer.store import Run, list_runs
-from explorer.ui import commands
+from explorer.ui import commands, start
 from explorer.ui.commands import Wish
 from explorer.ui.views import start as views
 from tests.conftest import compute
@@ -178,6 +178,25 @@ class TestTheForm:
         press(app, "Start")
         assert asked == [("start", Wish("/data/mine.npz", "0.1", "0", "mlp", "other", {"form": "b"}))]
         assert [toast.value for toast in app.toast] == ["Run made00000001 was started; it is in the list."]
+
+    def test_texts_begin_with_a_method_of_their_own(
+        self, root: Path, asked: list[tuple[str, Wish]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(start, "OF_TEXTS", "other")
+        app = opened()
+        app.selectbox(key="start-data").set_value(views.PATH).run()
+        app.text_input(key="start-path").set_value("/data/tales.JSONL").run()
+        press(app, "Start")
+        app.text_input(key="start-path").set_value("/data/mine.npz").run()
+        press(app, "Start")
+        assert [(wish.data, wish.method) for _, wish in asked] == [
+            ("/data/tales.JSONL", "other"),
+            ("/data/mine.npz", "last-layer"),
+        ]
+
+    def test_the_method_of_texts_is_that_of_the_command_line(self) -> None:
+        assert planning.METHODS["sequence"] == start.OF_TEXTS
+        assert planning.METHODS["classification"] == Wish("wine").method
 
     def test_settings_show_their_defaults_and_are_named(self, root: Path, asked: list[tuple[str, Wish]]) -> None:
         app = opened()

@@ -37,10 +37,14 @@ def faults(*, key: str) -> tuple[str, str]:
     return flip or "0", copies or "0"
 
 
-def method(described: Sequence[Mapping[str, Any]], *, key: str) -> Mapping[str, Any]:
-    """One of the methods, and what it answers."""
+def method(described: Sequence[Mapping[str, Any]], *, key: str, usual: str | None = None) -> Mapping[str, Any]:
+    """One of the methods, and what it answers; chosen at first is the `usual` one, or the first of all."""
     by_name = {str(one["name"]): one for one in described}
-    name = st.selectbox("Method", list(by_name), key=f"{key}-method")
+    names = list(by_name)
+    own = (
+        f"{key}-method" if usual not in by_name else f"{key}-method-{usual}"
+    )  # a choice of one's own stays with its kind of data
+    name = st.selectbox("Method", names, names.index(usual) if usual in by_name else 0, key=own)
     return by_name[str(name)]
 
 
