@@ -623,7 +623,7 @@ def test_regression_has_no_classes_and_no_outcome(stage: Stage) -> None:
     for name in (".classes", "[data-group=outcome]"):
         assert stage.page.locator(f".ie-bar {name}").is_hidden()
     options = stage.page.locator(".ie-bar select option").all_inner_texts()
-    assert options == ["influence", "label", "self-influence", "split"]
+    assert options == ["influence", "self-influence", "split"]
     assert stage.page.locator(".ie-bar [data-sign=away]").is_visible()
     assert stage.page.locator(".limit:visible").count() == 2
     orders = stage.page.get_by_label("Order of the predictions").locator("option:not([hidden])")

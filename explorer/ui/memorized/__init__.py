@@ -8,7 +8,7 @@ from __future__ import annotations
 import streamlit as st
 
 from explorer.store import Run
-from explorer.ui import load, offers, state
+from explorer.ui import load, offers
 from explorer.ui.memorized import act, cleaning, clusters, gallery, headline, link, measure, quadrants, scores
 from explorer.ui.memorized.classes import grouped, whole_table
 from explorer.ui.memorized.gallery import ORDERS, TILES
@@ -20,7 +20,7 @@ __all__ = ["DRAWN", "GROUPS", "ORDERS", "PARTS", "TILES", "drawn_rows", "grouped
 POLL = 1.0
 """Seconds between two looks at a job that has not come here yet."""
 PARTS = {
-    link.FIRST: act.show,
+    "Act on suspects": act.show,
     "Clean in rounds": cleaning.show,
     "Measure by retraining": measure.show,
     "Groups": clusters.show,
@@ -36,7 +36,7 @@ def show(run: Run) -> None:
     if not (run.has("memorization.parquet") and run.has("summary.json")):
         _waiting(run)
         return
-    link.follow(run, tuple(PARTS))
+    link.follow(run, _parts(run))
     headline.show(run)
     quadrants.show(run)
     gallery.show(run)
@@ -45,12 +45,9 @@ def show(run: Run) -> None:
 
 @st.fragment(key="further")
 def _further(run: Run) -> None:
-    names = [name for name in PARTS if name not in ACTING or offers.acting(load.meta(run))]
-    if state.get("memorized-part", names[0]) not in names:  # of another run
-        st.session_state.pop("memorized-part")
     part = st.segmented_control(
         "What next",
-        names,
+        _parts(run),
         key=link.PART,
         required=True,
         persist_state="session",
@@ -58,6 +55,11 @@ def _further(run: Run) -> None:
         args=(run,),
     )
     PARTS[str(part)](run)
+
+
+def _parts(run: Run) -> list[str]:
+    """What a run of this kind has to go on with."""
+    return [name for name in PARTS if name not in ACTING or offers.acting(load.meta(run))]
 
 
 def _waiting(run: Run) -> None:

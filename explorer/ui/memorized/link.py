@@ -19,12 +19,12 @@ from explorer.ui.memorized.thresholds import CORNERS
 
 Z_SLIDERS, BAND, DAMPING = ("suspect-z", "own-z"), "noise-band", "memorized-damping"
 OPEN, QUADRANT, PART, SHOWN = "memorized-row", "quadrant", "memorized-part", "memorized-run"
-"""In the session: the sliders, the example and the quadrant that are open, the part below, and the run that all of it is about."""
+BEGINS = "memorized-begins"
+"""In the session: the sliders, the example and the quadrant that are open, the part below, the run that all of it is about, and
+the part that is open on a first visit."""
 Z_COLUMNS = ("z", "self_influence_z")
 SLIDERS = (*Z_SLIDERS, BAND)
 DEFAULTS = (memorization.FLAG_Z, memorization.FLAG_Z, memorization.BAND_Z)
-FIRST = "Act on suspects"
-"""The part that is open on a first visit."""
 CORNER_WORDS = ("harmful", "useful", "unclear", "generalized", "redundant", "neutral")
 """The quadrants in an address, in the order of `CORNERS`."""
 WIDEST = 6.0
@@ -34,7 +34,10 @@ FINE, DECADE = 10.0, (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
 
 
 def follow(run: Run, parts: Sequence[str]) -> None:
-    """Take the state from the address where it changed by other means than our own clicks: a link, the back button, another run."""
+    """Take the state from the address where it changed by other means than our own clicks: a link, the back button, another run.
+
+    The first of the `parts` that the run has is the one that is open on a first visit.
+    """
     same, said = state.get(SHOWN) == run.key, state.address()
     if same and (
         not state.came_from_outside() or "run" not in said
@@ -48,7 +51,8 @@ def follow(run: Run, parts: Sequence[str]) -> None:
         state.put(QUADRANT, CORNERS[CORNER_WORDS.index(corner)])
     else:
         st.session_state.pop(QUADRANT, None)
-    state.put(PART, part if part in parts else FIRST)
+    state.put(BEGINS, parts[0])
+    state.put(PART, part if part in parts else parts[0])
     ids = load.train_table(run)["id"].astype(str)
     state.put(OPEN, next((int(row) for row in np.flatnonzero(ids == said.get("row"))), None))
 
@@ -67,7 +71,7 @@ def write(run: Run) -> None:
     row = state.get(OPEN)
     if isinstance(row, int) and 0 <= row < load.meta(run).train:
         wanted["row"] = load.train_columns(run).ids.at([row])[0]
-    if state.get(PART, FIRST) != FIRST:
+    if state.get(PART) not in (None, state.get(BEGINS)):
         wanted["part"] = state.get(PART)
     state.write_address(wanted)
 
