@@ -1,6 +1,8 @@
 """One small wine run, computed in this process; the slow UMAP stage is replaced where it is not the subject."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch: spinning threads stall on busy cores
@@ -30,6 +32,15 @@ def compute(root: Path, request: Request) -> Run:
     return run
 
 
+COMPILE = "import numpy; from explorer import maps; maps.umap(numpy.random.default_rng(0).normal(size=(60, 4)))"
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Before several workers start: on a fresh machine one process compiles UMAP, or all of them would at once."""
+    if session.config.getoption("numprocesses", None) and not hasattr(session.config, "workerinput"):
+        subprocess.run([sys.executable, "-c", COMPILE], check=True)
+
+
 LONGEST = (
     "test_process.py",
     "test_cli.py",
@@ -38,6 +49,9 @@ LONGEST = (
     "test_asking.py",
     "test_scatter.py",
     "test_helper.py",
+    "test_sequence_runs.py",
+    "test_texts_browser.py",
+    "test_memorized_browser.py",
 )
 """Files that take a minute or more: begun first, so that none of them is what all others wait for at the end."""
 

@@ -179,7 +179,9 @@ def test_cancelled_anywhere_the_model_is_as_it_was(method: str, monkeypatch: pyt
         assert len([note for note in scoring if note != "scores"]) >= 4  # iterations of the solve
 
 
-@each_method
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=pytest.mark.slow) if name == "lissa" else name for name in SHORT]
+)
 def test_at_another_damping_it_is_what_a_fit_at_that_damping_is(method: str) -> None:
     made = network("mlp")
     chosen = METHODS[method](**SHORT[method])
