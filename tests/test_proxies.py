@@ -169,6 +169,7 @@ def test_tokens_have_no_input_gradient() -> None:
         input_gradients(nn.Linear(2, 2), CrossEntropy(), tokens)(np.array([0]), None)
 
 
+@pytest.mark.slow
 def test_held_out_training_undoes_what_only_a_wrong_label_taught() -> None:
     train, held_out = blobs(60), blobs(200, seed=5)
     train.labels[:6] = (train.labels[:6] + 1) % 3

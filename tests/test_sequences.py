@@ -299,7 +299,7 @@ def given() -> tuple[nn.Module, tuple[Any, Any], tuple[Any, Any]]:
     return decoder(torch.float32, width=8), (tokens[:TRAIN], labels[:TRAIN]), (tokens[TRAIN:], labels[TRAIN:])
 
 
-@each_target
+@pytest.mark.parametrize("target", ["label", pytest.param("prediction", marks=pytest.mark.slow)])
 def test_explain_ranks_sequences(given: Any, target: Target) -> None:
     model, train, test = given
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -147,7 +147,7 @@ SOLVED = {"tolerance": 1e-9}
     [
         ("conjugate-gradient", SOLVED),
         ("refine", SOLVED),
-        ("lissa", {"tolerance": 1e-7, "batch": 20}),
+        pytest.param("lissa", {"tolerance": 1e-7, "batch": 20}, marks=pytest.mark.slow),
         ("arnoldi", {"projections": 500}),
     ],
 )

@@ -136,7 +136,7 @@ def test_training_is_sgd_with_every_example_under_its_own_mask(name: str) -> Non
         assert (p - model.get_parameter(key)).abs().max() < FLOAT64, key
 
 
-@pytest.mark.parametrize("name", UNITS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == "conv" else n for n in UNITS])
 def test_scores_are_the_measure_under_each_mask_less_that_under_its_flip(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -153,7 +153,7 @@ def test_a_damping_given_by_the_user_stays_and_is_compared(checked: Run, tmp_pat
     assert (stats["damping"], stats["damping_rule"]) == (0.5, "chosen by the user")
 
 
-@pytest.mark.parametrize("method", ["refine", "arnoldi"])
+@pytest.mark.parametrize("method", [pytest.param("refine", marks=pytest.mark.slow), "arnoldi"])
 def test_methods_that_solve_have_their_damping_chosen_too(checked: Run, tmp_path: Path, method: str) -> None:
     few = {"refine": {"iterations": 15}, "arnoldi": {"projections": 20}}[method]
     run = compute(tmp_path, replace(ASKED, method=method, settings=few, queries=2))
@@ -211,6 +211,7 @@ def test_operations_are_those_of_the_layers(checked: Run) -> None:
     assert evidence._operations(subject.model, subject.train, Recipe(**checked.spec["recipe"])) == expected
 
 
+@pytest.mark.slow
 def test_its_cost_is_estimated(checked: Run, tmp_path: Path) -> None:
     found = estimates.estimate(ASKED, tmp_path, budget=0.05)
     assert tuple(found.seconds) == tuple(found.basis) == stages_of(checked.spec)
@@ -230,6 +231,7 @@ def test_its_cost_is_estimated(checked: Run, tmp_path: Path) -> None:
     assert found.disk - without.disk == pytest.approx(measured, rel=0.5)
 
 
+@pytest.mark.slow
 def test_an_estimate_says_that_it_will_be_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evidence, "MOST_OPERATIONS", 1000)
     found = estimates.estimate(ASKED, tmp_path, budget=0.05)

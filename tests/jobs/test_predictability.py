@@ -94,6 +94,7 @@ def test_the_nudge_is_small_and_the_same_twice_and_leaves_alone_what_is_not_trai
     assert float(moved) == pytest.approx(NUDGE, rel=0.1)  # 2,500 draws
 
 
+@pytest.mark.slow
 def test_smooth_and_rough_recipes_come_out_on_their_sides(smooth: Run, tmp_path: Path) -> None:
     said = checks.found(smooth)
     assert said is not None

@@ -228,7 +228,13 @@ def test_the_log_is_that_of_the_last_weights(tales: Run) -> None:
     assert (correct[-1] == ~tales.table("outcomes-train")["wrong"]).all()
 
 
-@pytest.mark.parametrize(("stage", "lost"), [("training", ("model.*", "*-0059.*", "*-0060.*")), ("scores", ("0000*",))])
+@pytest.mark.parametrize(
+    ("stage", "lost"),
+    [
+        ("training", ("model.*", "*-0059.*", "*-0060.*")),
+        pytest.param("scores", ("0000*",), marks=pytest.mark.slow),
+    ],
+)
 def test_a_stopped_run_goes_on_to_the_same_bytes(
     tales: Run, tmp_path: Path, stage: str, lost: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
