@@ -166,6 +166,7 @@ class Fisher:
         if not blocks or not self._plan.cuts:
             return blocks
         every = kernels.joined([rows for _, rows in blocks])
+        blocks.clear()  # twice the memory is enough
         places = torch.from_numpy(np.argsort(self._plan.rows)).to(every.inputs[0].device)
         return [(start, kernels.chosen(every, places[start : start + step])) for start in range(0, len(places), step)]
 
