@@ -53,7 +53,7 @@ class EKFAC:
     @says_what_fits
     def fit(self, subject: Subject, progress: Progress = silent) -> Fitted:
         """Factors, eigenvectors and corrected eigenvalues; cost two forward passes and at most as many backward passes as
-        outputs (three times fewer on digits; twice where they do not fit in memory), and two float64 eigendecompositions a layer.
+        outputs (3.7 of 9 on digits; twice where they do not fit in memory), and two float64 eigendecompositions a layer.
 
         Raises:
             ModelError: no layer can be handled, or the model gives NaN.
